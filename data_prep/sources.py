@@ -1,0 +1,137 @@
+"""Where images come from: a folder or a zip of class folders, torchvision's CIFAR, scikit-learn's digits."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import sys
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from ltnotes.data import file_hash
+
+IMAGE_SUFFIXES = (".png", ".webp", ".jpg", ".jpeg", ".bmp")
+
+
+class PrepareError(Exception):
+    """A source or a target that can't be used; the message says what is wrong and what is allowed."""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """All images that a data set can be drawn from.
+
+    Args:
+        images: uint8 ``[N, H, W, 3]``, training images first.
+        labels: int64 ``[N]``.
+        num_train: how many of them are training images; the rest is the test set.
+        source: what the manifest records: kind and hash of the source.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    num_train: int
+    class_names: tuple[str, ...]
+    source: dict[str, str]
+
+
+def read_class_folders(path: Path, num_classes: int, size: int) -> Pool:
+    """``train/<class>/*`` and ``test/<class>/*`` from a folder or a zip; class ids in alphabetical order.
+
+    Raises:
+        PrepareError: a missing or corrupt source, a missing class folder, a wrong number
+            of classes, or an image of another size.
+    """
+    if path.is_dir():
+        files = sorted(p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file())
+        return _assemble(files, lambda name: (path / name).read_bytes(), path, num_classes, size, "folder")
+    if not path.is_file():
+        raise PrepareError(f"source {path} does not exist; allowed is a folder or a zip of class folders")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            files = sorted(name for name in archive.namelist() if not name.endswith("/"))
+            return _assemble(files, archive.read, path, num_classes, size, "zip")
+    except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, OSError) as error:
+        raise PrepareError(f"source {path} is no readable zip: {error}; fetch it again") from None
+
+
+def _class_of(name: str) -> tuple[str, str] | None:
+    """("train" or "test", class folder) of an image's path, with any folders above; None for other files."""
+    parts = PurePosixPath(name).parts
+    if len(parts) < 3 or parts[-3] not in ("train", "test") or not name.lower().endswith(IMAGE_SUFFIXES):
+        return None
+    return parts[-3], parts[-2]
+
+
+def _assemble(
+    files: list[str], read: Callable[[str], bytes], path: Path, num_classes: int, size: int, kind: str
+) -> Pool:
+    members = [(name, *found) for name in files if (found := _class_of(name))]
+    classes = {split: sorted({c for _, s, c in members if s == split}) for split in ("train", "test")}
+    names = sorted(set(classes["train"]) | set(classes["test"]))
+    for split, present in classes.items():
+        if missing := [c for c in names if c not in present]:
+            raise PrepareError(f"source {path}: class folder {split}/{missing[0]} is missing or holds no images")
+    if len(names) != num_classes:
+        raise PrepareError(
+            f"source {path}: found {len(names)} class folders in train/ and test/, allowed are {num_classes}"
+        )
+    members.sort(key=lambda member: (member[1] == "test", member[0]))
+    images = np.empty((len(members), size, size, 3), np.uint8)
+    digest = hashlib.sha256()
+    for i, (name, _, _) in enumerate(members):
+        content = read(name)
+        images[i] = _decode(content, f"{path}: {name}", size)
+        digest.update(name.encode() + hashlib.sha256(content).digest())
+        if i % 2000 == 0 and sys.stderr.isatty():
+            print(f"\rreading {path.name}: {i} of {len(members)} images", end="", file=sys.stderr, flush=True)
+    if sys.stderr.isatty():
+        print(file=sys.stderr)
+    return Pool(
+        images=images,
+        labels=np.array([names.index(c) for _, _, c in members], np.int64),
+        num_train=sum(split == "train" for _, split, _ in members),
+        class_names=tuple(names),
+        source={"kind": kind, "sha256": digest.hexdigest()},
+    )
+
+
+def _decode(content: bytes, name: str, size: int) -> np.ndarray:
+    try:
+        image = Image.open(io.BytesIO(content)).convert("RGB")
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise PrepareError(f"source {name} is no readable image ({error}); fetch the source again") from None
+    if image.size != (size, size):
+        raise PrepareError(f"source {name} is {image.size[0]}x{image.size[1]} pixels, allowed are {size}x{size}")
+    return np.asarray(image)
+
+
+def read_torchvision_cifar(num_classes: int, download_folder: Path) -> Pool:
+    """CIFAR-10 or CIFAR-100 through torchvision, which downloads it once and checks its hash.
+
+    Raises:
+        PrepareError: no network, or a corrupt download.
+    """
+    from torchvision import datasets
+
+    dataset = {10: datasets.CIFAR10, 100: datasets.CIFAR100}[num_classes]
+    try:
+        train, test = (dataset(str(download_folder), train=flag, download=True) for flag in (True, False))
+    except (OSError, RuntimeError) as error:
+        raise PrepareError(
+            f"CIFAR-{num_classes} could not be downloaded ({error}); connect to the network, or pass"
+            " --source with a folder or a zip of class folders"
+        ) from None
+    archive = download_folder / dataset.filename
+    return Pool(
+        images=np.concatenate([train.data, test.data]),
+        labels=np.array(train.targets + test.targets, np.int64),
+        num_train=len(train),
+        class_names=tuple(train.classes),
+        source={"kind": "torchvision", "sha256": file_hash(archive) if archive.is_file() else dataset.tgz_md5},
+    )

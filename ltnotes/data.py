@@ -1,0 +1,359 @@
+"""Long-tailed data sets as uint8 tensors on the device, and batched augmentation of them.
+
+``load`` reads what ``python -m data_prep`` prepared. ``digits-lt``, the embedded
+default, needs no preparation: scikit-learn ships the images.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ltnotes.counts import check_counts, exponential_counts
+
+NAMES = ("digits-lt", "cifar10-lt", "cifar100-lt")
+DEFAULT_IMBALANCE = 100
+DIGITS_TEST_PER_CLASS = 50
+
+
+def home() -> Path:
+    """The folder below which ``data`` and ``runs`` lie.
+
+    The environment variable ``LTNOTES_HOME``; else the closest folder, from the current
+    one upwards, that holds the book (so that a chapter opened in JupyterLab and a
+    command at the top share one cache); else the current folder.
+    """
+    if configured := os.environ.get("LTNOTES_HOME"):
+        return Path(configured)
+    here = Path.cwd()
+    return next((p for p in (here, *here.parents) if (p / "book" / "_toc.yml").is_file()), here)
+
+
+def data_root() -> Path:
+    """Where prepared data sets lie: ``LTNOTES_DATA``, or ``data`` below :func:`home`."""
+    return Path(os.environ.get("LTNOTES_DATA") or home() / "data")
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images uint8 ``[N, H, W, 3]`` and class ids int64 ``[N]``."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, indices: Tensor) -> Split:
+        return Split(self.images[indices], self.labels[indices])
+
+    def to(self, device: torch.device | str) -> Split:
+        return Split(self.images.to(device), self.labels.to(device))
+
+
+@dataclass(frozen=True)
+class LongTailData:
+    """A long-tailed training set, a balanced test set and, if asked for, held-out validation images.
+
+    Args:
+        mean, std: per channel, of images scaled to [0, 1].
+        pad, flip: the training augmentation that suits these images: pixels of random
+            shift, and whether a mirror image still shows the same class.
+        fingerprint: hash of the chosen images; two sets with the same one are the same data.
+    """
+
+    name: str
+    imbalance: float
+    seed: int
+    class_names: tuple[str, ...]
+    train: Split
+    test: Split
+    validation: Split | None
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    pad: int
+    flip: bool
+    fingerprint: str
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def counts(self) -> list[int]:
+        """Training images per class, in class-id order."""
+        return torch.bincount(self.train.labels, minlength=self.num_classes).tolist()
+
+    def to(self, device: torch.device | str) -> LongTailData:
+        validation = None if self.validation is None else self.validation.to(device)
+        return replace(self, train=self.train.to(device), test=self.test.to(device), validation=validation)
+
+
+def load(
+    name: str,
+    imbalance: float | None = None,
+    seed: int = 0,
+    root: str | Path | None = None,
+    device: torch.device | str | None = None,
+    validation: int = 0,
+) -> LongTailData:
+    """Load a data set onto a device.
+
+    Args:
+        name: one of ``NAMES``, or the path of a prepared folder.
+        imbalance: ratio of the largest to the smallest class; 100 if not given. A
+            prepared folder knows its own.
+        seed: which images were drawn.
+        root: where prepared data sets lie; ``LTNOTES_DATA`` or ``data`` if not given.
+        device: where the tensors go; the CPU if not given.
+        validation: images per class to hold out from training; the training counts
+            fall by as much.
+
+    Raises:
+        ValueError: unknown name, a ratio or a hold-out that leaves a class without images.
+        FileNotFoundError: not prepared yet; the message holds the command that does it.
+        RuntimeError: a prepared file is missing, truncated or altered.
+    """
+    is_folder = (Path(name) / "manifest.json").is_file()
+    if name not in NAMES and not is_folder:
+        raise ValueError(f"dataset: got {name!r}, allowed are {', '.join(NAMES)}, or the path of a prepared folder")
+    if name == "digits-lt":
+        data = digits(DEFAULT_IMBALANCE if imbalance is None else imbalance, seed)
+    elif is_folder:
+        data = read_prepared(Path(name))
+        if imbalance is not None and imbalance != data.imbalance:
+            raise ValueError(f"imbalance: got {imbalance}, but {name} was prepared with {data.imbalance}")
+    else:
+        imbalance = DEFAULT_IMBALANCE if imbalance is None else imbalance
+        folder = (Path(root) if root is not None else data_root()) / prepared_name(name, imbalance, seed)
+        if not (folder / "manifest.json").is_file():
+            raise FileNotFoundError(
+                f"{name} with imbalance {imbalance:g} and seed {seed} is not prepared in {folder.parent}; run"
+                f" 'python -m data_prep {name.removesuffix('-lt')} --imbalance {imbalance:g} --seed {seed}',"
+                " or use dataset 'digits-lt', which needs no preparation"
+            )
+        data = read_prepared(folder)
+    if validation:
+        data = with_validation(data, validation)
+    return data.to(device) if device is not None else data
+
+
+def prepared_name(name: str, imbalance: float, seed: int, validation: int = 0) -> str:
+    """Folder name of a prepared data set below the data root."""
+    held_out = f"-validation{validation}" if validation else ""
+    return f"{name}-imbalance{imbalance:g}-seed{seed}{held_out}"
+
+
+# --- choosing images ---------------------------------------------------------
+
+
+def choose_long_tail(labels: np.ndarray, counts: list[int], seed: int) -> np.ndarray:
+    """Indices of a long-tailed subset: ``counts[c]`` random images of each class, in the order of the source.
+
+    The same seed shuffles a class the same way for every ratio, so the images of a
+    longer tail are among those of a shorter one.
+
+    Raises:
+        ValueError: a class that needs more images than there are.
+    """
+    chosen = []
+    for class_id, wanted in enumerate(check_counts(counts, "counts")):
+        pool = np.flatnonzero(labels == class_id)
+        if wanted > len(pool):
+            raise ValueError(
+                f"imbalance: class {class_id} needs {wanted} images and the source holds {len(pool)};"
+                " allowed is a larger ratio, or a source with more images"
+            )
+        chosen.append(np.random.default_rng([seed, class_id]).permutation(pool)[:wanted])
+    return np.sort(np.concatenate(chosen))
+
+
+def with_validation(data: LongTailData, per_class: int) -> LongTailData:
+    """Hold ``per_class`` images of each class out of the training set, chosen by the data's seed.
+
+    Raises:
+        ValueError: a hold-out that would leave a class without training images, or a
+            data set that already has a validation split of another size.
+    """
+    if per_class < 1:
+        raise ValueError(f"validation: got {per_class}, allowed are 1 and more images per class")
+    if data.validation is not None:
+        if len(data.validation) == per_class * data.num_classes:
+            return data
+        raise ValueError(f"validation: {data.name} was prepared with a validation split of another size")
+    if min(data.counts) <= per_class:
+        raise ValueError(
+            f"validation: got {per_class} images per class, but the smallest class has {min(data.counts)};"
+            f" allowed are up to {min(data.counts) - 1}"
+        )
+    held_out = torch.from_numpy(
+        choose_long_tail(data.train.labels.cpu().numpy(), [per_class] * data.num_classes, data.seed)
+    )
+    kept = torch.ones(len(data.train), dtype=torch.bool)
+    kept[held_out] = False
+    fingerprint = hashlib.sha256(f"{data.fingerprint} validation {per_class}".encode()).hexdigest()
+    return replace(data, train=data.train[kept], validation=data.train[held_out], fingerprint=fingerprint)
+
+
+def digits(imbalance: float, seed: int) -> LongTailData:
+    """scikit-learn's handwritten digits, enlarged from 8x8 to 32x32 and made long-tailed.
+
+    Fifty images of each class are the test set. Of the rest, 124 of each class can be drawn.
+    """
+    from sklearn.datasets import load_digits  # half a second that only this data set should cost
+
+    source = load_digits()
+    small = torch.from_numpy(source.images).float()[:, None] / 16
+    large = torch.nn.functional.interpolate(small, size=32, mode="bilinear", align_corners=False)
+    images = (large * 255).round().to(torch.uint8).permute(0, 2, 3, 1).expand(-1, -1, -1, 3).contiguous()
+    labels = source.target.astype(np.int64)
+    test = choose_long_tail(labels, [DIGITS_TEST_PER_CLASS] * 10, seed=0)
+    rest = np.setdiff1d(np.arange(len(labels)), test)
+    pool_size = int(np.bincount(labels[rest]).min())
+    train = rest[choose_long_tail(labels[rest], exponential_counts(pool_size, 10, imbalance), seed)]
+    everything = Split(images, torch.from_numpy(labels))
+    mean, std = channel_statistics(images[torch.from_numpy(train)])
+    return LongTailData(
+        name="digits-lt",
+        imbalance=imbalance,
+        seed=seed,
+        class_names=tuple(str(digit) for digit in range(10)),
+        train=everything[torch.from_numpy(train)],
+        test=everything[torch.from_numpy(test)],
+        validation=None,
+        mean=mean,
+        std=std,
+        pad=2,
+        flip=False,  # a mirrored 2 is no digit
+        fingerprint=hashlib.sha256(images.numpy()[train].tobytes() + labels[train].tobytes()).hexdigest(),
+    )
+
+
+def channel_statistics(images: Tensor) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Mean and standard deviation per channel of uint8 ``[N, H, W, 3]``, scaled to [0, 1]."""
+    scaled = images.reshape(-1, 3).double() / 255
+    return tuple(scaled.mean(0).tolist()), tuple(scaled.std(0).clamp_min(1e-6).tolist())
+
+
+# --- prepared folders --------------------------------------------------------
+
+
+def file_hash(path: Path) -> str:
+    """sha256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def read_manifest(folder: Path) -> dict:
+    """The manifest of a prepared folder, after checking every file that it lists.
+
+    Raises:
+        RuntimeError: the manifest is unreadable, or a file is missing, truncated or altered.
+    """
+    again = f"delete {folder} and prepare it again"
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        listed = manifest["files"].items()
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise RuntimeError(f"{folder}/manifest.json can't be read ({error}); {again}") from None
+    for file_name, expected in listed:
+        path = folder / file_name
+        if not path.is_file():
+            raise RuntimeError(f"{path} is missing; {again}")
+        if path.stat().st_size != expected["bytes"]:
+            raise RuntimeError(f"{path} is truncated: {path.stat().st_size} of {expected['bytes']} bytes; {again}")
+        if file_hash(path) != expected["sha256"]:
+            raise RuntimeError(f"{path} was altered: its sha256 is not the manifest's; {again}")
+    return manifest
+
+
+def read_prepared(folder: Path) -> LongTailData:
+    """Load a prepared folder, verified, as memory-mapped arrays copied once into tensors."""
+    manifest = read_manifest(folder)
+
+    def split(name: str) -> Split | None:
+        if f"{name}_images.npy" not in manifest["files"]:
+            return None
+        arrays = (np.load(folder / f"{name}_{kind}.npy", mmap_mode="r") for kind in ("images", "labels"))
+        return Split(*(torch.from_numpy(np.array(array)) for array in arrays))
+
+    return LongTailData(
+        name=manifest["name"],
+        imbalance=manifest["imbalance"],
+        seed=manifest["seed"],
+        class_names=tuple(manifest["class_names"]),
+        train=split("train"),
+        test=split("test"),
+        validation=split("validation"),
+        mean=tuple(manifest["mean"]),
+        std=tuple(manifest["std"]),
+        pad=manifest["pad"],
+        flip=manifest["flip"],
+        fingerprint=manifest["fingerprint"],
+    )
+
+
+# --- batches -----------------------------------------------------------------
+
+
+class Augmenter:
+    """Random crops and mirror images of a training set, a batch at a time on its device.
+
+    The padded set is held once as uint8; a batch is one gather. Random numbers come from
+    torch's default generator of that device.
+
+    Args:
+        data: the set whose training images are augmented with its own ``pad`` and ``flip``.
+    """
+
+    def __init__(self, data: LongTailData):
+        images = data.train.images
+        self.size = images.shape[1]
+        self.pad, self.flip = data.pad, data.flip
+        # Four bytes a pixel, read as one int32, make the gather move whole pixels.
+        padded = torch.nn.functional.pad(images, (0, 1, self.pad, self.pad, self.pad, self.pad))
+        self.pixels = padded.view(torch.int32).squeeze(-1)
+        self.normalize = Normalizer(data.mean, data.std, images.device)
+
+    def __call__(self, indices: Tensor) -> Tensor:
+        """Augmented float images ``[B, 3, H, W]``, channels_last, for training indices ``[B]``."""
+        return self.normalize(self.crop(indices))
+
+    def crop(self, indices: Tensor) -> Tensor:
+        """Augmented uint8 images ``[B, H, W, 4]``, the fourth channel unused."""
+        device, batch = indices.device, len(indices)
+        shift = torch.randint(0, 2 * self.pad + 1, (2, batch, 1), device=device)
+        line = torch.arange(self.size, device=device)
+        rows, columns = shift[0] + line, shift[1] + line
+        if self.flip:
+            mirrored = torch.rand(batch, 1, device=device) < 0.5
+            columns = torch.where(mirrored, columns.flip(1), columns)
+        side = self.size + 2 * self.pad
+        flat = (indices[:, None] * side + rows)[:, :, None] * side + columns[:, None, :]
+        return self.pixels.view(-1)[flat.view(-1)].view(batch, self.size, self.size, 1).view(torch.uint8)
+
+
+class Normalizer:
+    """uint8 ``[B, H, W, 3 or 4]`` to float ``[B, 3, H, W]``, per channel ``(x / 255 - mean) / std``, channels_last."""
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device | str):
+        deviation = 255 * torch.tensor(std, dtype=torch.float64)
+        self.scale = (1 / deviation).float().to(device)
+        self.shift = (-255 * torch.tensor(mean, dtype=torch.float64) / deviation).float().to(device)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        batch, height, width = images.shape[:3]
+        # Whole image rows at a time: broadcasting over rows of 3 numbers is five times slower on a CPU.
+        rows = images[..., :3].contiguous().float().view(batch * height, width * 3)
+        normalized = torch.addcmul(self.shift.repeat(width), rows, self.scale.repeat(width))
+        return normalized.view(batch, height, width, 3).permute(0, 3, 1, 2)

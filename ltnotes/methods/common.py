@@ -1,0 +1,147 @@
+"""What all method parts share: how a recipe names them, and how a loss checks its input."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Part:
+    """A method part by name, with its options: plain data that can be hashed, printed and stored.
+
+    Args:
+        name: ``"module.object"`` below ``ltnotes.methods`` ("balancers.class_balanced"),
+            or ``"package.module:object"`` for a part of your own.
+        options: sorted ``(option, value)`` pairs; use :func:`part` to write them.
+    """
+
+    name: str
+    options: tuple[tuple[str, Any], ...] = ()
+
+    def resolve(self) -> Callable[..., Any]:
+        """The function or class itself.
+
+        Raises:
+            ValueError: no such module or object.
+        """
+        module_name, _, attribute = self.name.rpartition(":" if ":" in self.name else ".")
+        if ":" not in self.name:
+            module_name = f"ltnotes.methods.{module_name}"
+        try:
+            return getattr(importlib.import_module(module_name), attribute)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise ValueError(
+                f"method part: got {self.name!r}, which does not exist ({error});"
+                " allowed is 'module.object' below ltnotes.methods, or 'package.module:object'"
+            ) from None
+
+    def build(self, **supply: Any) -> Any:
+        """Call the part with its options and with those of ``supply`` that its signature names.
+
+        Raises:
+            ValueError: an option that the part does not take.
+        """
+        target = self.resolve()
+        parameters = inspect.signature(target).parameters
+        for option, _ in self.options:
+            if option not in parameters or option in supply:
+                allowed = [p for p in parameters if p not in supply]
+                raise ValueError(
+                    f"{self.name}: got option {option!r}, allowed are {', '.join(allowed) or 'no options'}"
+                )
+        wanted = {key: value for key, value in supply.items() if key in parameters}
+        return target(**wanted, **dict(self.options))
+
+    def __str__(self) -> str:
+        options = ", ".join(f"{key}={value!r}" for key, value in self.options)
+        return f"{self.name}({options})" if options else self.name
+
+
+def part(name: str, **options: Any) -> Part:
+    """``part("baselines.FocalLoss", gamma=2.0)``: a :class:`Part`, checked to exist."""
+    made = Part(name, tuple(sorted(options.items())))
+    made.resolve()
+    return made
+
+
+class Loss(nn.Module):
+    """Base of all losses: checks the input, computes in float32 or better, and returns the batch mean.
+
+    Call as ``loss(logits, targets, features=None)`` with logits ``[B, C]``, class ids
+    ``[B]`` and, for losses that need them, pooled features ``[B, D]``. A subclass
+    defines :meth:`per_sample`. A loss that follows the training's progress also has
+    ``set_progress(t)`` with ``t`` in [0, 1].
+
+    Raises:
+        ValueError: shapes that do not fit together, or (on the CPU, where looking
+            costs no synchronisation) a target outside the classes.
+    """
+
+    num_classes: int | None = None
+
+    def forward(self, logits: Tensor, targets: Tensor, features: Tensor | None = None) -> Tensor:
+        self._check(logits, targets)
+        # Under autocast logits can arrive in half precision, too coarse for log-sum-exp.
+        logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+        with torch.autocast(logits.device.type, enabled=False):
+            return self.per_sample(logits, targets, features).mean()
+
+    def per_sample(self, logits: Tensor, targets: Tensor, features: Tensor | None) -> Tensor:
+        """Loss of each sample, ``[B]``."""
+        raise NotImplementedError(f"{type(self).__name__} defines no per_sample")
+
+    def _check(self, logits: Tensor, targets: Tensor) -> None:
+        if logits.ndim != 2 or targets.shape != logits.shape[:1]:
+            raise ValueError(
+                f"logits, targets: got shapes {tuple(logits.shape)} and {tuple(targets.shape)},"
+                " allowed are [B, C] and [B]"
+            )
+        classes = logits.shape[1]
+        if self.num_classes is not None and classes != self.num_classes:
+            raise ValueError(f"logits: got {classes} classes, allowed are {self.num_classes}, as in class_counts")
+        if targets.device.type == "cpu" and targets.numel():
+            low, high = targets.min().item(), targets.max().item()
+            if not 0 <= low <= high < classes:
+                raise ValueError(f"targets: got {low} to {high}, allowed are 0 to {classes - 1}")
+
+
+def weights_summing_to_classes(weights: Tensor | Sequence[float]) -> Tensor:
+    """Rescale class weights to sum to C, so that balanced counts give the unweighted loss."""
+    weights = torch.as_tensor(weights, dtype=torch.float64)
+    return weights * (len(weights) / weights.sum())
+
+
+Labels = list[tuple[Tensor, float | Tensor]]
+"""What a batch is trained on: pairs of class ids ``[B]`` and their weight in the loss; mixup has two."""
+
+
+class Transform:
+    """Base of batch transforms: three places where a method can reach into a training step.
+
+    The trainer builds one per stage and supplies what the constructor names among
+    ``model``, ``data`` (the training data, with its validation split) and
+    ``class_counts``. Random draws come from torch's default generator, which the
+    trainer seeds. ``set_progress(t)``, where defined, is told the stage's progress.
+    """
+
+    def start_epoch(self) -> None:
+        """Called before the first batch of every epoch, with the model in training mode."""
+
+    def on_indices(self, indices: Tensor) -> Tensor:
+        """The drawn training indices ``[B]``: a method that composes its own batches replaces them."""
+        return indices
+
+    def on_images(self, images: Tensor, labels: Labels) -> tuple[Tensor, Labels]:
+        """Augmented, normalised images ``[B, 3, H, W]`` before the backbone."""
+        return images, labels
+
+    def on_feature_map(self, feature_map: Tensor, labels: Labels) -> tuple[Tensor, Labels]:
+        """The backbone's last map ``[B, D, h, w]`` before it is pooled."""
+        return feature_map, labels

@@ -1,0 +1,69 @@
+"""Classifier heads: linear, cosine, squashing cosine (chapter 3).
+
+Each is built as ``Head(in_features, num_classes, **options)`` and maps pooled
+features ``[B, D]`` to scores ``[B, C]``.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class LinearClassifier(nn.Linear):
+    """``z = W f + b``: the ordinary last layer. Score ``[B, C]`` from features ``[B, D]``."""
+
+    def __init__(self, in_features: int, num_classes: int, bias: bool = True):
+        super().__init__(in_features, num_classes, bias=bias)
+        nn.init.kaiming_normal_(self.weight)
+        if bias:
+            nn.init.zeros_(self.bias)
+
+
+class CosineClassifier(nn.Module):
+    """``scale * cos(w_c, f)``: norms of features and of class weights no longer matter.
+
+    Args:
+        scale: multiplies the cosines. With 1.0 the outputs are plain cosines in
+            [-1, 1], as the margin losses (KPS, GCL, LDAM) expect.
+    """
+
+    def __init__(self, in_features: int, num_classes: int, scale: float = 1.0):
+        super().__init__()
+        if scale <= 0:
+            raise ValueError(f"scale: got {scale}, allowed is any number above 0")
+        self.scale = scale
+        self.weight = nn.Parameter(torch.empty(num_classes, in_features))
+        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.scale * F.linear(F.normalize(features), F.normalize(self.weight))
+
+
+class SquashingCosineClassifier(CosineClassifier):
+    """Cosine scores, scaled by a bounded function of the feature norm (BLT Eq. 2).
+
+    ``score_c = alpha * |f| / (beta + |f|) * cos(w_c, f)``
+
+    Args:
+        alpha: the largest scale, approached as the norm grows. 20 in the BLT
+            supplement (section 2); OLTR is alpha=16, beta=1; BLT's released code
+            runs alpha=16, beta=0.5.
+        beta: the feature norm at which half of ``alpha`` is reached. 0 gives the
+            plain cosine classifier with ``scale=alpha``.
+    """
+
+    def __init__(self, in_features: int, num_classes: int, alpha: float = 20.0, beta: float = 0.5):
+        if alpha <= 0:
+            raise ValueError(f"alpha: got {alpha}, allowed is any number above 0")
+        if beta < 0:
+            raise ValueError(f"beta: got {beta}, allowed is 0 and above")
+        super().__init__(in_features, num_classes, scale=alpha)
+        self.beta = beta
+
+    def forward(self, features: Tensor) -> Tensor:
+        norm = features.norm(dim=1, keepdim=True)
+        return norm / (self.beta + norm).clamp_min(torch.finfo(norm.dtype).tiny) * super().forward(features)

@@ -1,0 +1,76 @@
+"""What a test set says of a classifier, class by class.
+
+The test sets are balanced, so plain accuracy and balanced accuracy agree there; both
+are given, because your own test set need not be balanced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from sklearn.metrics import confusion_matrix, f1_score
+
+from ltnotes.counts import rank_groups, shot_groups
+
+CALIBRATION_BINS = 15
+
+
+def summarize(probabilities: np.ndarray, labels: np.ndarray, counts: Sequence[int]) -> dict[str, Any]:
+    """Every metric of one evaluation, as plain numbers and lists that can be stored as JSON.
+
+    Args:
+        probabilities: ``[N, C]``, rows sum to 1.
+        labels: ``[N]`` class ids.
+        counts: training images per class, which define the groups.
+
+    Returns:
+        ``accuracy``, ``balanced_accuracy``, ``g_mean``, ``macro_f1`` and ``ece``, from 0
+        to 1; ``per_class_accuracy``, a list of C; ``groups``, the mean per-class accuracy
+        of many, medium, few (by images) and largest, middle, smallest (by rank), None
+        for a group without classes; ``confusion``, C rows of true classes.
+    """
+    predictions = probabilities.argmax(1)
+    confusion = confusion_matrix(labels, predictions, labels=range(len(counts)))
+    recalls = per_class_accuracy(confusion)
+    return {
+        "accuracy": float((predictions == labels).mean()),
+        "balanced_accuracy": float(np.nanmean(recalls)),
+        "g_mean": g_mean(recalls),
+        "macro_f1": float(f1_score(labels, predictions, labels=range(len(counts)), average="macro", zero_division=0)),
+        "ece": expected_calibration_error(probabilities, labels),
+        "per_class_accuracy": recalls.tolist(),
+        "groups": group_accuracy(recalls, counts),
+        "confusion": confusion.tolist(),
+    }
+
+
+def per_class_accuracy(confusion: np.ndarray) -> np.ndarray:
+    """Recall of each class, ``[C]``, from a confusion matrix whose rows are true classes; NaN without test images."""
+    totals = confusion.sum(1)
+    return np.divide(np.diag(confusion), totals, out=np.full(len(confusion), np.nan), where=totals > 0)
+
+
+def group_accuracy(recalls: Sequence[float], counts: Sequence[int]) -> dict[str, float | None]:
+    """Mean per-class accuracy of each shot group and each rank group; None for a group without classes."""
+    recalls = np.asarray(recalls)
+    groups = {**shot_groups(counts), **rank_groups(counts)}
+    return {name: float(np.nanmean(recalls[members])) if members else None for name, members in groups.items()}
+
+
+def g_mean(recalls: Sequence[float]) -> float:
+    """Geometric mean of the per-class accuracies: 0 as soon as one class is never found."""
+    recalls = np.asarray(recalls)
+    recalls = recalls[~np.isnan(recalls)]
+    return float(np.exp(np.log(recalls).mean())) if (recalls > 0).all() else 0.0
+
+
+def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = CALIBRATION_BINS) -> float:
+    """Mean distance between confidence and accuracy over equal-width bins of confidence (Guo et al. 2017)."""
+    confidence = probabilities.max(1)
+    correct = probabilities.argmax(1) == labels
+    bin_ids = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    size = np.bincount(bin_ids, minlength=bins)
+    gap = np.bincount(bin_ids, weights=correct - confidence, minlength=bins)
+    return float(np.abs(gap).sum() / size.sum())

@@ -1,0 +1,237 @@
+"""Recipes: whole trainings as plain data, by name, at three scales.
+
+A recipe says everything that a training depends on but the seed. It is frozen and
+hashable, and its hash names the cached run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from ltnotes.data import DEFAULT_IMBALANCE
+from ltnotes.methods.common import Part, part
+
+SCALES = ("tiny", "lite", "full")
+TRAINABLE = ("all", "head")
+CROSS_ENTROPY = part("baselines.CrossEntropy")
+INSTANCE_BALANCED = part("balancers.instance_balanced")
+LINEAR = part("squashing_cosine.LinearClassifier")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stretch of training with one balancer, loss and schedule.
+
+    Args:
+        epochs: passes over as many images as the training set has; may be a fraction.
+        steps: batches, instead of ``epochs``; exactly one of the two is given.
+        loss, balancer, transform: method parts; see :mod:`ltnotes.methods.common`.
+        head: a new classifier head for this stage; the old one goes on if None. Its
+            constructor is supplied ``previous``, the old head, where it asks for it.
+        trains: "all", or "head" with the backbone frozen in evaluation mode.
+        learning_rate: of the backbone and, unless ``head_learning_rate`` is given, the head.
+        schedule: "step" multiplies the rate by ``decay`` at each milestone; "cosine"
+            brings it to 0 along half a cosine.
+        milestones: progress of the stage in (0, 1) at which the rate falls.
+        warmup: share of the stage over which the rate rises linearly from 0.
+    """
+
+    epochs: float | None = None
+    steps: int | None = None
+    loss: Part = CROSS_ENTROPY
+    balancer: Part = INSTANCE_BALANCED
+    transform: Part | None = None
+    head: Part | None = None
+    trains: str = "all"
+    batch_size: int = 128
+    learning_rate: float = 0.1
+    head_learning_rate: float | None = None
+    schedule: str = "step"
+    milestones: tuple[float, ...] = (0.8, 0.9)
+    decay: float = 0.1
+    warmup: float = 0.0
+    momentum: float = 0.9
+    weight_decay: float = 2e-4
+
+    def __post_init__(self) -> None:
+        amount = self.epochs if self.steps is None else self.steps
+        given = (self.epochs, self.steps)
+        _require(given.count(None) == 1, "epochs, steps", given, "exactly one of the two")
+        _require(amount > 0, "epochs, steps", amount, "a number above 0")
+        _require(self.batch_size >= 1, "batch_size", self.batch_size, "1 and above")
+        _require(self.learning_rate >= 0, "learning_rate", self.learning_rate, "0 and above")
+        _require(self.trains in TRAINABLE, "trains", self.trains, " or ".join(TRAINABLE))
+        _require(self.schedule in ("step", "cosine"), "schedule", self.schedule, "'step' or 'cosine'")
+        _require(all(0 < m < 1 for m in self.milestones), "milestones", self.milestones, "progress between 0 and 1")
+        _require(0 <= self.warmup < 1, "warmup", self.warmup, "a share from 0 up to, not including, 1")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole training: data, backbone, head and one or more stages.
+
+    Args:
+        imbalance: ratio of the largest to the smallest class.
+        head: the classifier of the first stage.
+        validation: training images per class held out for methods that need validation.
+    """
+
+    name: str
+    dataset: str
+    stages: tuple[Stage, ...]
+    imbalance: float = DEFAULT_IMBALANCE
+    backbone: str = "resnet32"
+    head: Part = LINEAR
+    validation: int = 0
+    data_seed: int = 0
+
+    def __post_init__(self) -> None:
+        _require(len(self.stages) > 0, "stages", self.stages, "one stage or more")
+        _require(self.imbalance >= 1, "imbalance", self.imbalance, "a ratio of 1 and above")
+
+    @property
+    def hash(self) -> str:
+        """sha256 of everything but the name: two names for one training share its runs."""
+        content = {key: value for key, value in asdict(self).items() if key != "name"}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def with_stages(self, **changes: Any) -> Recipe:
+        """The recipe with the same fields changed in every stage."""
+        return replace(self, stages=tuple(replace(stage, **changes) for stage in self.stages))
+
+
+def _require(condition: bool, name: str, got: Any, allowed: str) -> None:
+    if not condition:
+        raise ValueError(f"{name}: got {got!r}, allowed is {allowed}")
+
+
+# --- the papers' trainings ---------------------------------------------------
+
+# Thesis Tables 3.1 and 4.1 and section 5.4.1 agree on these for CIFAR: 200 epochs, 5 of
+# warm-up, decay after 160 and 180, weight decay 2e-4.
+CIFAR = Stage(epochs=200, batch_size=128, milestones=(160 / 200, 180 / 200), decay=0.01, warmup=5 / 200)
+
+
+def _cross_entropy(**changes: Any) -> tuple[Stage, ...]:
+    return (replace(CIFAR, **changes),)
+
+
+def _full(recipe: Recipe) -> Recipe:
+    return recipe
+
+
+def _lite(recipe: Recipe) -> Recipe:
+    """A small network and LITE_EPOCHS in all, shared between the stages as the full training shares them."""
+    total = sum(stage.epochs or 0 for stage in recipe.stages)
+    stages = tuple(
+        replace(stage, decay=0.1)
+        if stage.epochs is None
+        else replace(stage, decay=0.1, epochs=LITE_EPOCHS * stage.epochs / total)
+        for stage in recipe.stages
+    )
+    return replace(recipe, backbone="resnet8", stages=stages)
+
+
+def _tiny(recipe: Recipe) -> Recipe:
+    """A few small batches of each stage."""
+    stages = tuple(replace(stage, epochs=None, steps=TINY_STEPS, batch_size=TINY_BATCH) for stage in recipe.stages)
+    return replace(recipe, backbone="resnet8", stages=stages)
+
+
+LITE_EPOCHS = 12.0
+TINY_STEPS = 30
+TINY_BATCH = 32
+SCALING: dict[str, Callable[[Recipe], Recipe]] = {"tiny": _tiny, "lite": _lite, "full": _full}
+
+
+RECIPES: dict[str, tuple[str, Callable[[], tuple[Stage, ...]]]] = {
+    "ce": ("cross-entropy on shuffled images", _cross_entropy),
+    "square-root": (
+        "cross-entropy, classes drawn by the root of their size",
+        lambda: _cross_entropy(balancer=part("balancers.square_root")),
+    ),
+    "class-balanced-sampling": (
+        "cross-entropy, every class drawn equally often",
+        lambda: _cross_entropy(balancer=part("balancers.class_balanced")),
+    ),
+    "progressive": (
+        "cross-entropy, from instance- to class-balanced sampling",
+        lambda: _cross_entropy(balancer=part("balancers.progressively_balanced")),
+    ),
+    "power": (
+        "cross-entropy, BLT's balancer (Eq. 1) with gamma = 0.9",
+        lambda: _cross_entropy(balancer=part("balancers.power_balanced", gamma=0.9)),
+    ),
+    "effective-number-sampling": (
+        "cross-entropy, drawn by the inverse effective number",
+        lambda: _cross_entropy(balancer=part("balancers.effective_number_balanced")),
+    ),
+    "weighted": (
+        "cross-entropy weighted by the inverse class size",
+        lambda: _cross_entropy(loss=part("baselines.WeightedCrossEntropy")),
+    ),
+    "focal": ("focal loss, gamma = 1", lambda: _cross_entropy(loss=part("baselines.FocalLoss"))),
+    "class-balanced": (
+        "cross-entropy weighted by the inverse effective number",
+        lambda: _cross_entropy(loss=part("baselines.ClassBalancedLoss")),
+    ),
+    "class-balanced-focal": (
+        "focal loss weighted by the inverse effective number",
+        lambda: _cross_entropy(loss=part("baselines.ClassBalancedLoss", base="focal")),
+    ),
+    "mixup": ("cross-entropy on blended images", lambda: _cross_entropy(transform=part("baselines.Mixup"))),
+}
+
+
+def names() -> list[str]:
+    """Every recipe that :func:`get` knows."""
+    return sorted(RECIPES)
+
+
+def describe(name: str) -> str:
+    """One line on what a recipe trains."""
+    return RECIPES[name][0]
+
+
+def get(
+    name: str,
+    dataset: str = "cifar10-lt",
+    imbalance: float = DEFAULT_IMBALANCE,
+    scale: str = "full",
+    **changes: Any,
+) -> Recipe:
+    """A recipe by name.
+
+    Args:
+        name: one of :func:`names`.
+        dataset: as in :func:`ltnotes.data.load`.
+        imbalance: ratio of the largest to the smallest class.
+        scale: "full" is the paper's training; "lite" has the same shape in about a
+            twentieth of the time on a CPU; "tiny" only shows that everything runs.
+        changes: fields of :class:`Recipe` or of :class:`Stage` (in every stage) to
+            replace, as ``epochs=30`` or ``backbone="resnet8"``.
+
+    Raises:
+        ValueError: an unknown name, scale or field, or a value that is not allowed.
+    """
+    if name not in RECIPES:
+        raise ValueError(f"recipe: got {name!r}, allowed are {', '.join(names())}")
+    if scale not in SCALES:
+        raise ValueError(f"scale: got {scale!r}, allowed are {', '.join(SCALES)}")
+    of_recipe = {f.name for f in fields(Recipe)} - {"stages"}
+    of_stage = {f.name for f in fields(Stage)}
+    if unknown := sorted(set(changes) - of_recipe - of_stage):
+        raise ValueError(f"{unknown[0]}: no such field, allowed are {', '.join(sorted(of_recipe | of_stage))}")
+    recipe = Recipe(name=name, dataset=dataset, imbalance=imbalance, stages=RECIPES[name][1]())
+    recipe = SCALING[scale](recipe)
+    stage_changes = {key: value for key, value in changes.items() if key in of_stage and key not in of_recipe}
+    if "steps" in stage_changes:
+        stage_changes.setdefault("epochs", None)
+    elif "epochs" in stage_changes:
+        stage_changes.setdefault("steps", None)
+    recipe = replace(recipe, **{key: value for key, value in changes.items() if key in of_recipe})
+    return recipe.with_stages(**stage_changes)

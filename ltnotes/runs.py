@@ -1,0 +1,276 @@
+"""Finished trainings on disk: run a recipe, or read it from the cache.
+
+A run lies in ``<out_dir>/<recipe>-<dataset>-s<seed>-<key>/code-<hash>/``. The key hashes
+recipe, data and seed; the code hash covers the modules that the run depends on, so that
+a run made by other code is never taken for one of this code's.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock
+from torch import nn
+
+from ltnotes import data, models, training
+from ltnotes.methods.common import Part
+from ltnotes.recipes import Recipe
+
+PROGRESS_FILE = "LTNOTES_PROGRESS"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Args:
+        metrics: see :func:`ltnotes.metrics.summarize`; last epoch, test set.
+        history: per epoch: stage, epoch, loss, train_accuracy, learning_rate.
+        checkpoint: file with the weights, for ``torch.load(..., weights_only=True)``.
+        record: all that ``run.json`` holds: recipe, data, seed, seconds, device, versions, code.
+    """
+
+    recipe: Recipe
+    seed: int
+    metrics: dict[str, Any]
+    history: list[dict[str, float]]
+    checkpoint: Path
+    record: dict[str, Any]
+
+    @property
+    def per_class_accuracy(self) -> list[float]:
+        """Test accuracy of each class, in class-id order."""
+        return self.metrics["per_class_accuracy"]
+
+    @property
+    def counts(self) -> list[int]:
+        """Training images per class."""
+        return self.record["data"]["counts"]
+
+    @property
+    def seconds(self) -> float:
+        """Time spent training, evaluation and reading the data left out."""
+        return self.record["seconds"]
+
+    def model(self) -> nn.Module:
+        """The trained network on the CPU, in evaluation mode."""
+        last_head = next((s.head for s in reversed(self.recipe.stages) if s.head), self.recipe.head)
+        head = functools.partial(last_head.resolve(), **dict(last_head.options))
+        network = models.build(self.recipe.backbone, len(self.counts), head)
+        saved = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
+        network.load_state_dict(saved["model"])
+        return network.eval()
+
+
+def run(
+    recipe: Recipe,
+    seed: int = 0,
+    out_dir: str | Path = "runs",
+    resume: bool = True,
+    device: str | None = None,
+    any_code: bool = False,
+) -> Run:
+    """A finished run of a recipe: from the cache if it is there, else trained now.
+
+    Two processes that ask for the same run take turns; the second finds it finished.
+
+    Args:
+        seed: of the weights, the order of images and their augmentation.
+        out_dir: the cache. A relative path lies below :func:`ltnotes.data.home`.
+        resume: False trains anew, whatever the cache holds.
+        device: "cpu", "cuda" or "cuda:N"; a GPU if there is one when not given.
+        any_code: take a run that other code made, where this code made none.
+
+    Raises:
+        ValueError: a seed below 0, a device that is not here, or a recipe that does not
+            fit the data; before anything is trained.
+        FileNotFoundError: data that is not prepared.
+        NonFiniteLossError: the training diverged.
+        OSError: the cache can't be written.
+    """
+    if seed < 0:
+        raise ValueError(f"seed: got {seed}, allowed are 0 and above")
+    chosen = training.choose_device(device)
+    dataset = _load(recipe.dataset, recipe.imbalance, recipe.data_seed, recipe.validation)
+    folder = run_folder(recipe, dataset.fingerprint, seed, data.home() / out_dir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".lock"):
+            if resume and (found := _find(folder, recipe, seed, any_code)):
+                return found
+            return _train(recipe, dataset.to(chosen), seed, folder / f"code-{code_hash(recipe)}", resume)
+    except OSError as error:
+        raise OSError(f"can't write the run in {folder}: {error}; finished runs are unharmed") from error
+
+
+@functools.lru_cache(maxsize=4)
+def _load(name: str, imbalance: float, seed: int, validation: int) -> data.LongTailData:
+    """Chapters run many recipes on one data set; it is read and verified once."""
+    return data.load(name, imbalance, seed, validation=validation)
+
+
+def run_folder(recipe: Recipe, fingerprint: str, seed: int, out_dir: Path) -> Path:
+    """Where the runs of a recipe on the data with this fingerprint lie, whatever code makes them."""
+    key = hashlib.sha256(f"{recipe.hash} {fingerprint} {seed}".encode()).hexdigest()[:12]
+    dataset = Path(recipe.dataset).name
+    return out_dir / f"{recipe.name}-{dataset}-s{seed}-{key}"
+
+
+def _find(folder: Path, recipe: Recipe, seed: int, any_code: bool) -> Run | None:
+    """The finished run of this code; failing that, a word about those of other code, or one of them."""
+    here = folder / f"code-{code_hash(recipe)}"
+    if (here / "run.json").is_file():
+        return read_run(here, recipe, seed)
+    others = sorted(folder.glob("code-*/run.json"), key=lambda path: path.stat().st_mtime)
+    if not others:
+        return None
+    if any_code:
+        return read_run(others[-1].parent, recipe, seed)
+    print(
+        f"{folder.name} was made by other code ({others[-1].parent.name}, this is {here.name}): training it anew."
+        " runs.run(..., any_code=True) would take it as it is.",
+        file=sys.stderr,
+    )
+    return None
+
+
+def read_run(folder: Path, recipe: Recipe, seed: int) -> Run:
+    """A finished run from its folder.
+
+    Raises:
+        RuntimeError: ``run.json`` can't be read.
+    """
+    try:
+        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        return Run(recipe, seed, record["metrics"], record["history"], folder / "checkpoint.pt", record)
+    except (ValueError, KeyError) as error:
+        raise RuntimeError(f"{folder}/run.json can't be read ({error}); delete the folder to train it anew") from None
+
+
+def _train(recipe: Recipe, dataset: data.LongTailData, seed: int, folder: Path, resume: bool) -> Run:
+    checkpoint = folder / "checkpoint.pt"
+    if not resume:
+        for name in ("run.json", "checkpoint.pt"):
+            (folder / name).unlink(missing_ok=True)
+    job = training.Training(recipe, dataset, seed, checkpoint, Progress(f"{recipe.name}, seed {seed}"))
+    job.run()
+    metrics, _ = job.evaluate()
+    record = {
+        "recipe": asdict(recipe),
+        "data": {"fingerprint": dataset.fingerprint, "counts": dataset.counts, "class_names": dataset.class_names},
+        "seed": seed,
+        "metrics": metrics,
+        "history": job.history,
+        "seconds": job.seconds,
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "environment": environment(job.device, job.dtype),
+        "code": code_hash(recipe),
+    }
+    _write_text(json.dumps(record, indent=1), folder / "run.json")
+    # The optimiser's state is of no use any more.
+    training.save_atomically({"model": job.model.state_dict()}, checkpoint)
+    return read_run(folder, recipe, seed)
+
+
+def environment(device: torch.device, dtype: torch.dtype | None) -> dict[str, str]:
+    """What a result depends on besides recipe, data, seed and code."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
+    return {
+        "device": name,
+        "precision": str(dtype or torch.float32).removeprefix("torch."),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+    }
+
+
+def _write_text(text: str, path: Path) -> None:
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+# --- the code that made a run ------------------------------------------------
+
+
+def code_hash(recipe: Recipe) -> str:
+    """Hash of the statements that a recipe's training can run through: the training loop, the recipe's
+    method parts, and all of this package that they import. Comments and docstrings don't count."""
+    parts = [recipe.head, *(value for stage in recipe.stages for value in vars(stage).values())]
+    waiting = {"ltnotes.training", *(part.resolve().__module__ for part in parts if isinstance(part, Part))}
+    modules: set[str] = set()
+    while waiting:
+        module = waiting.pop()
+        modules.add(module)
+        waiting |= set(_source(module)[1]) - modules
+    return hashlib.sha256("\n".join(_source(module)[0] for module in sorted(modules)).encode()).hexdigest()[:8]
+
+
+@functools.cache
+def _source(module: str) -> tuple[str, tuple[str, ...]]:
+    """A module's statements without docstrings, and the modules of this package that it imports."""
+    path = getattr(sys.modules[module], "__file__", None)
+    if path is None:  # defined in a notebook: there is no file to read
+        return module, ()
+    tree = ast.parse(Path(path).read_text(encoding="utf-8"))
+    imported = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ltnotes"):
+            imported |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)} & sys.modules.keys()
+        documented = ast.Module | ast.ClassDef | ast.FunctionDef
+        if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return ast.unparse(tree), tuple(sorted(imported))
+
+
+# --- progress ----------------------------------------------------------------
+
+
+class Progress:
+    """Says how far a training is: to the file that ``LTNOTES_PROGRESS`` names, else on a terminal's last line.
+
+    The file is how ``ltnotes chapters`` looks into a chapter that it executes.
+    """
+
+    def __init__(self, title: str):
+        self.title, self.began = title, time.monotonic()
+        self.first_share: float | None = None
+
+    def __call__(self, share: float, text: str) -> None:
+        if file := os.environ.get(PROGRESS_FILE):
+            _write_text(json.dumps({"share": share, "text": f"{self.title}: {text}"}), Path(file))
+        elif sys.stderr.isatty():
+            left = self._seconds_left(share)
+            line = f"\r{self.title}: {text}, {share:.0%}, {left} left \033[K"
+            print(line, end="\n" if share >= 1 else "", file=sys.stderr, flush=True)
+
+    def _seconds_left(self, share: float) -> str:
+        # A resumed run starts at some share above 0, which took none of this process's time.
+        if self.first_share is None:
+            self.first_share, self.began = share, time.monotonic()
+        done = share - self.first_share
+        return f"{(time.monotonic() - self.began) * (1 - share) / done:.0f} s" if done > 0 else "? s"
+
+
+def over_seeds(recipe: Recipe, seeds: Sequence[int], **options: Any) -> list[Run]:
+    """One run per seed; ``options`` as in :func:`run`."""
+    return [run(recipe, seed, **options) for seed in seeds]

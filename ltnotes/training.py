@@ -1,0 +1,360 @@
+"""The one training loop: stages, one clock, evaluation at the end, checkpoints on the way.
+
+A recipe (see :mod:`ltnotes.recipes`) is a sequence of stages. This module runs them
+and knows no method by name. Everything that changes with time is told the stage's
+progress ``t`` in [0, 1].
+
+A run that was killed and is started again ends, on the CPU, with the bit-identical
+weights: every epoch seeds torch's generator from (seed, stage, epoch), so an epoch
+depends on nothing but that and the checkpoint before it.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ltnotes import metrics, models
+from ltnotes.data import Augmenter, LongTailData, Normalizer, Split
+from ltnotes.methods.common import Transform
+
+EVALUATION_BATCH = 500
+STEPS_BETWEEN_LOOKS = 50  # how often the loss is read back, which on a GPU waits for it
+Report = Callable[[float, str], None]
+"""Called with the share of the run that is done and a line on what it is doing."""
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss became infinite or NaN; the message names the step, the recipe and what to try."""
+
+
+def choose_device(device: str | torch.device | None) -> torch.device:
+    """The device asked for; without a wish a GPU if there is one, else the CPU.
+
+    Raises:
+        ValueError: no such device here.
+    """
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"device: got {device!r}, allowed are 'cpu', 'cuda' and 'cuda:N'") from None
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device: got {str(device)!r}, but torch sees no CUDA device here; allowed is 'cpu'")
+    return chosen
+
+
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """bfloat16 where the hardware multiplies it natively, else None: emulated, it is two to three times slower."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else None
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return torch.bfloat16 if capabilities.get("amx_bf16") or capabilities.get("avx512_bf16") else None
+
+
+class Training:
+    """One recipe on one data set with one seed.
+
+    Args:
+        recipe: a :class:`ltnotes.recipes.Recipe`.
+        data: a data set on the training device.
+        checkpoint: file to write after every epoch and to go on from; none if not given.
+        report: told the progress now and then.
+    """
+
+    def __init__(
+        self,
+        recipe: Any,
+        data: LongTailData,
+        seed: int,
+        checkpoint: Path | None = None,
+        report: Report | None = None,
+    ):
+        self.recipe, self.data, self.seed, self.checkpoint = recipe, data, seed, checkpoint
+        self.report = report or (lambda share, text: None)
+        self.device = data.train.images.device
+        self.dtype = autocast_dtype(self.device)
+        self.augment = Augmenter(data)
+        self.class_order = torch.argsort(data.train.labels, stable=True)
+        self.history: list[dict[str, float]] = []
+        self.seconds = 0.0
+        with self._random(0, 0):
+            self.model = models.build(
+                recipe.backbone, data.num_classes, recipe.head.resolve(), **dict(recipe.head.options)
+            ).to(self.device, memory_format=torch.channels_last)
+
+    def run(self) -> None:
+        """Train every stage to its end, from the checkpoint if there is one."""
+        saved = self._read_checkpoint()
+        for index, stage in enumerate(self.recipe.stages):
+            if saved and index < saved["stage"]:
+                self._replace_head(stage, index)  # so that the shapes fit what is loaded
+                continue
+            self._run_stage(index, stage, saved if saved and index == saved["stage"] else None)
+
+    def _run_stage(self, index: int, stage: Any, saved: dict | None) -> None:
+        self._replace_head(stage, index)
+        live = _Stage(self, stage)
+        first_epoch = 0
+        if saved:
+            self._restore(saved, live)
+            first_epoch = saved["epoch"]
+        for epoch in range(first_epoch, live.num_epochs):
+            began = time.perf_counter()
+            with self._random(index + 1, epoch):
+                record = live.run_epoch(epoch, self._report_from(index))
+            self.seconds += time.perf_counter() - began
+            self.history.append({"stage": index, "epoch": epoch, **record})
+            self._write_checkpoint(index, epoch + 1, live)
+
+    def _replace_head(self, stage: Any, index: int) -> None:
+        if stage.head is None:
+            return
+        with self._random(index + 1, 1 << 20):
+            head = stage.head.build(
+                in_features=self.model.num_features, num_classes=self.data.num_classes, previous=self.model.head
+            )
+        self.model.head = head.to(self.device)
+
+    def _random(self, *position: int) -> Any:
+        """Torch's generators, seeded by the run's seed and a position in it, and put back afterwards."""
+        return seeded([self.seed, *position], self.device)
+
+    def _report_from(self, index: int) -> Callable[[float, str], None]:
+        sizes = [_num_steps(stage, len(self.data.train)) * stage.batch_size for stage in self.recipe.stages]
+        before, total = sum(sizes[:index]), sum(sizes)
+        return lambda t, text: self.report((before + t * sizes[index]) / total, text)
+
+    def evaluate(self, split: Split | None = None) -> tuple[dict[str, Any], np.ndarray]:
+        """Metrics and class probabilities ``[N, C]`` on a split; the test set if not given."""
+        split = self.data.test if split is None else split
+        probabilities = predict(self.model, split, self.data, self.dtype)
+        return metrics.summarize(probabilities, split.labels.cpu().numpy(), self.data.counts), probabilities
+
+    # --- checkpoints ---
+
+    def _write_checkpoint(self, stage: int, epoch: int, live: _Stage) -> None:
+        if self.checkpoint is None:
+            return
+        content = {
+            "stage": stage,
+            "epoch": epoch,
+            "model": self.model.state_dict(),
+            "optimizer": live.optimizer.state_dict(),
+            "loss": live.loss.state_dict(),
+            "history": self.history,
+            "seconds": self.seconds,
+        }
+        save_atomically(content, self.checkpoint)
+
+    def _read_checkpoint(self) -> dict | None:
+        if self.checkpoint is None or not self.checkpoint.is_file():
+            return None
+        return torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+
+    def _restore(self, saved: dict, live: _Stage) -> None:
+        self.model.load_state_dict(saved["model"])
+        live.optimizer.load_state_dict(saved["optimizer"])
+        live.loss.load_state_dict(saved["loss"])
+        self.history, self.seconds = saved["history"], saved["seconds"]
+
+
+class _Stage:
+    """A stage while it runs: its loss, transform, optimiser, sampling and schedule."""
+
+    def __init__(self, training: Training, stage: Any):
+        self.training, self.stage = training, stage
+        data, model = training.data, training.model
+        self.num_images = len(data.train)
+        self.num_steps = _num_steps(stage, self.num_images)
+        self.steps_per_epoch = min(math.ceil(self.num_images / stage.batch_size), self.num_steps)
+        self.num_epochs = math.ceil(self.num_steps / self.steps_per_epoch)
+        self.loss = stage.loss.build(class_counts=data.counts).to(training.device)
+        self.transform: Transform = (
+            stage.transform.build(model=model, data=data, class_counts=data.counts) if stage.transform else Transform()
+        )
+        self.optimizer = _optimizer(model, self.loss, stage)
+
+    def run_epoch(self, epoch: int, report: Callable[[float, str], None]) -> dict[str, float]:
+        """Train one epoch; its mean loss, training accuracy and last learning rate."""
+        first = epoch * self.steps_per_epoch
+        steps = min(self.steps_per_epoch, self.num_steps - first)
+        self._set_mode()
+        self._tell_time(first)
+        self.transform.start_epoch()
+        indices = self._draw_epoch(first / self.num_steps, steps)
+        losses, hits, seen = [], [], 0
+        for i, batch in enumerate(indices):
+            self._tell_time(first + i)
+            loss, correct = self._step(batch)
+            losses.append(loss)
+            hits.append(correct)
+            seen += len(batch)
+            if len(losses) % STEPS_BETWEEN_LOOKS == 0 or i == steps - 1:
+                self._check_finite(losses, first)
+                report((first + i + 1) / self.num_steps, f"epoch {epoch + 1} of {self.num_epochs}")
+        return {
+            "loss": torch.stack(losses).mean().item(),
+            "train_accuracy": torch.stack(hits).sum().item() / seen,
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+        }
+
+    def _step(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """One update: loss and number of right answers, both still on the device."""
+        training, model = self.training, self.training.model
+        indices = self.transform.on_indices(indices)
+        targets = training.data.train.labels[indices]
+        with training_precision(training.device, training.dtype):
+            images, labels = self.transform.on_images(training.augment(indices), [(targets, 1.0)])
+            with torch.no_grad() if self.stage.trains == "head" else nullcontext():
+                maps = model.feature_map(images)
+            maps, labels = self.transform.on_feature_map(maps, labels)
+            features = model.pool(maps)
+            logits = model.head(features)
+        loss = torch.stack([self.loss(logits, classes, features) * weight for classes, weight in labels]).sum()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        with torch.no_grad():
+            correct = (logits.argmax(1) == labels[0][0]).sum()
+        return loss.detach().float(), correct
+
+    def _set_mode(self) -> None:
+        model = self.training.model.train()
+        if self.stage.trains == "head":
+            model.backbone.eval()
+
+    def _tell_time(self, step: int) -> None:
+        t = step / self.num_steps
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["base_lr"] * learning_rate_factor(self.stage, t, 1 / self.num_steps)
+        for listener in (self.loss, self.transform):
+            if hasattr(listener, "set_progress"):
+                listener.set_progress(t)
+
+    def _draw_epoch(self, t: float, steps: int) -> Iterator[Tensor]:
+        """Batches of training indices. Instance-balanced is a shuffle, so that an epoch sees each image once."""
+        data = self.training.data
+        counts = torch.tensor(data.counts, dtype=torch.float64)
+        supply = {"counts": data.counts, "t": t}
+        probabilities = self.stage.balancer.build(**supply)
+        device = self.training.device
+        if torch.allclose(probabilities, counts / counts.sum(), rtol=1e-9, atol=0):
+            indices = torch.randperm(self.num_images, device=device)
+        else:
+            indices = draw_classes_then_images(
+                probabilities.to(device), counts.to(device), self.training.class_order, self.num_images
+            )
+        return iter(indices.split(self.stage.batch_size)[:steps])
+
+    def _check_finite(self, losses: list[Tensor], first: int) -> None:
+        finite = torch.isfinite(torch.stack(losses))
+        if finite.all():
+            return
+        step = int((~finite).nonzero()[0])
+        raise NonFiniteLossError(
+            f"recipe {self.training.recipe.name!r}, seed {self.training.seed}: the loss is"
+            f" {losses[step].item()} at step {first + step + 1} of {self.num_steps}. Try a learning rate below"
+            f" {self.stage.learning_rate:g}, a longer warm-up than {self.stage.warmup:g} of the stage, or a"
+            " larger batch; the last whole epoch is kept in the checkpoint"
+        )
+
+
+def _num_steps(stage: Any, num_images: int) -> int:
+    if stage.steps is not None:
+        return stage.steps
+    return max(1, round(stage.epochs * math.ceil(num_images / stage.batch_size)))
+
+
+def _optimizer(model: nn.Module, loss: nn.Module, stage: Any) -> torch.optim.SGD:
+    """SGD over the backbone and the head, each with its own rate; a loss's own parameters learn with the head."""
+    head_rate = stage.learning_rate if stage.head_learning_rate is None else stage.head_learning_rate
+    groups = [{"params": [*model.head.parameters(), *loss.parameters()], "lr": head_rate, "base_lr": head_rate}]
+    if stage.trains == "all":
+        rate = stage.learning_rate
+        groups.insert(0, {"params": list(model.backbone.parameters()), "lr": rate, "base_lr": rate})
+    return torch.optim.SGD(groups, momentum=stage.momentum, weight_decay=stage.weight_decay, foreach=True)
+
+
+def learning_rate_factor(stage: Any, t: float, step: float) -> float:
+    """What a stage's learning rate is multiplied by at progress ``t``, one step being ``step`` long."""
+    if t < stage.warmup:
+        return min(1.0, (t + step) / stage.warmup)
+    if stage.schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * t))
+    # A milestone and t can be the same fraction, reached by different roundings.
+    return stage.decay ** sum(t >= milestone - 1e-9 for milestone in stage.milestones)
+
+
+def draw_classes_then_images(probabilities: Tensor, counts: Tensor, class_order: Tensor, size: int) -> Tensor:
+    """``size`` training indices with replacement: a class by its probability, then one of its images.
+
+    Args:
+        probabilities: ``[C]``, float64, sum 1.
+        counts: ``[C]``, float64.
+        class_order: ``[N]``, training indices sorted by class.
+    """
+    edges = probabilities.cumsum(0)
+    draws = torch.rand(size, dtype=torch.float64, device=edges.device) * edges[-1]
+    classes = torch.searchsorted(edges, draws, right=True).clamp_max(len(edges) - 1)
+    starts = counts.cumsum(0) - counts
+    within = torch.rand(size, dtype=torch.float64, device=edges.device) * counts[classes]
+    return class_order[(starts[classes] + within.floor()).long()]
+
+
+def training_precision(device: torch.device, dtype: torch.dtype | None) -> Any:
+    """Autocast to ``dtype``, or nothing."""
+    return torch.autocast(device.type, dtype) if dtype else nullcontext()
+
+
+@torch.no_grad()
+def predict(model: nn.Module, split: Split, data: LongTailData, dtype: torch.dtype | None = None) -> np.ndarray:
+    """Class probabilities ``[N, C]`` of a split's images, from the plain scores, with the model in evaluation mode."""
+    normalize = Normalizer(data.mean, data.std, split.images.device)
+    was_training = model.training
+    model.eval()
+    scores = []
+    for images in split.images.split(EVALUATION_BATCH):
+        with training_precision(images.device, dtype):
+            scores.append(model(normalize(images)).float())
+    model.train(was_training)
+    return torch.cat(scores).softmax(1).cpu().numpy()
+
+
+@contextmanager
+def seeded(position: list[int], device: torch.device) -> Iterator[None]:
+    """Torch's default generators, seeded by a list of ints inside and put back as they were afterwards."""
+    seed = int(np.random.SeedSequence(position).generate_state(1, np.uint64)[0] >> 1)
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+def save_atomically(content: Any, path: Path) -> None:
+    """``torch.save`` through a temporary file, so that ``path`` is always whole.
+
+    Raises:
+        OSError: the folder can't be written or the disk is full; ``path`` is as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            torch.save(content, file)
+        os.replace(temporary, path)
+    except BaseException as error:
+        Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, RuntimeError | OSError):  # torch.save reports a full disk as a RuntimeError
+            raise OSError(f"can't write {path} ({error}); what was there before is unharmed") from error
+        raise
