@@ -38,7 +38,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         type=int,
         default=0,
         metavar="K",
-        help="hold out K training images of each class (default: none)",
+        help="hold out K training images per class (default: none)",
     )
     options = parser.parse_args(arguments)
     if options.seed < 0:

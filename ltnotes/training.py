@@ -25,7 +25,8 @@ import torch
 from torch import Tensor, nn
 
 from ltnotes import metrics, models
-from ltnotes.data import Augmenter, LongTailData, Normalizer, Split
+from ltnotes.batches import Augmenter, Normalizer, draw_images
+from ltnotes.data import LongTailData, Split
 from ltnotes.methods.common import Transform
 
 EVALUATION_BATCH = 500
@@ -86,7 +87,6 @@ class Training:
         self.device = data.train.images.device
         self.dtype = autocast_dtype(self.device)
         self.augment = Augmenter(data)
-        self.class_order = torch.argsort(data.train.labels, stable=True)
         self.history: list[dict[str, float]] = []
         self.seconds = 0.0
         with self._random(0, 0):
@@ -243,20 +243,12 @@ class _Stage:
             if hasattr(listener, "set_progress"):
                 listener.set_progress(t)
 
-    def _draw_epoch(self, t: float, steps: int) -> Iterator[Tensor]:
-        """Batches of training indices. Instance-balanced is a shuffle, so that an epoch sees each image once."""
-        data = self.training.data
-        counts = torch.tensor(data.counts, dtype=torch.float64)
-        supply = {"counts": data.counts, "t": t}
-        probabilities = self.stage.balancer.build(**supply)
-        device = self.training.device
-        if torch.allclose(probabilities, counts / counts.sum(), rtol=1e-9, atol=0):
-            indices = torch.randperm(self.num_images, device=device)
-        else:
-            indices = draw_classes_then_images(
-                probabilities.to(device), counts.to(device), self.training.class_order, self.num_images
-            )
-        return iter(indices.split(self.stage.batch_size)[:steps])
+    def _draw_epoch(self, t: float, steps: int) -> tuple[Tensor, ...]:
+        """The batches of an epoch, as training indices."""
+        counts = self.training.data.counts
+        probabilities = self.stage.balancer.build(counts=counts, t=t)
+        indices = draw_images(probabilities, self.training.data.train.labels)
+        return indices.split(self.stage.batch_size)[:steps]
 
     def _check_finite(self, losses: list[Tensor], first: int) -> None:
         finite = torch.isfinite(torch.stack(losses))
@@ -295,22 +287,6 @@ def learning_rate_factor(stage: Any, t: float, step: float) -> float:
         return 0.5 * (1 + math.cos(math.pi * t))
     # A milestone and t can be the same fraction, reached by different roundings.
     return stage.decay ** sum(t >= milestone - 1e-9 for milestone in stage.milestones)
-
-
-def draw_classes_then_images(probabilities: Tensor, counts: Tensor, class_order: Tensor, size: int) -> Tensor:
-    """``size`` training indices with replacement: a class by its probability, then one of its images.
-
-    Args:
-        probabilities: ``[C]``, float64, sum 1.
-        counts: ``[C]``, float64.
-        class_order: ``[N]``, training indices sorted by class.
-    """
-    edges = probabilities.cumsum(0)
-    draws = torch.rand(size, dtype=torch.float64, device=edges.device) * edges[-1]
-    classes = torch.searchsorted(edges, draws, right=True).clamp_max(len(edges) - 1)
-    starts = counts.cumsum(0) - counts
-    within = torch.rand(size, dtype=torch.float64, device=edges.device) * counts[classes]
-    return class_order[(starts[classes] + within.floor()).long()]
 
 
 def training_precision(device: torch.device, dtype: torch.dtype | None) -> Any:
