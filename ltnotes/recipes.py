@@ -59,6 +59,8 @@ class Stage:
 
     def __post_init__(self) -> None:
         amount = self.epochs if self.steps is None else self.steps
+        if self.epochs is not None:
+            object.__setattr__(self, "epochs", float(self.epochs))
         given = (self.epochs, self.steps)
         _require(given.count(None) == 1, "epochs, steps", given, "exactly one of the two")
         _require(amount > 0, "epochs, steps", amount, "a number above 0")
@@ -92,6 +94,8 @@ class Recipe:
     def __post_init__(self) -> None:
         _require(len(self.stages) > 0, "stages", self.stages, "one stage or more")
         _require(self.imbalance >= 1, "imbalance", self.imbalance, "a ratio of 1 and above")
+        # 100 and 100.0 are one training and must hash alike.
+        object.__setattr__(self, "imbalance", float(self.imbalance))
 
     @property
     def hash(self) -> str:
@@ -125,15 +129,15 @@ def _full(recipe: Recipe) -> Recipe:
 
 
 def _lite(recipe: Recipe) -> Recipe:
-    """A small network and LITE_EPOCHS in all, shared between the stages as the full training shares them."""
-    total = sum(stage.epochs or 0 for stage in recipe.stages)
-    stages = tuple(
-        replace(stage, decay=0.1)
-        if stage.epochs is None
-        else replace(stage, decay=0.1, epochs=LITE_EPOCHS * stage.epochs / total)
-        for stage in recipe.stages
-    )
-    return replace(recipe, backbone="resnet8", stages=stages)
+    """A small network, small batches, and LITE_EPOCHS in all, shared between the stages as at full scale."""
+    share = LITE_EPOCHS / sum(stage.epochs or 0 for stage in recipe.stages)
+
+    def shorten(stage: Stage) -> Stage:
+        epochs = None if stage.epochs is None else share * stage.epochs
+        steps = None if stage.steps is None else max(1, round(share * stage.steps))
+        return replace(stage, epochs=epochs, steps=steps, batch_size=LITE_BATCH, decay=0.1)
+
+    return replace(recipe, backbone="resnet8", stages=tuple(map(shorten, recipe.stages)))
 
 
 def _tiny(recipe: Recipe) -> Recipe:
@@ -142,8 +146,9 @@ def _tiny(recipe: Recipe) -> Recipe:
     return replace(recipe, backbone="resnet8", stages=stages)
 
 
-LITE_EPOCHS = 12.0
-TINY_STEPS = 30
+LITE_EPOCHS = 10.0
+LITE_BATCH = 64
+TINY_STEPS = 60
 TINY_BATCH = 32
 SCALING: dict[str, Callable[[Recipe], Recipe]] = {"tiny": _tiny, "lite": _lite, "full": _full}
 

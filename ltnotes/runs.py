@@ -11,10 +11,8 @@ import ast
 import functools
 import hashlib
 import json
-import os
 import platform
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -28,9 +26,8 @@ from torch import nn
 
 from ltnotes import data, models, training
 from ltnotes.methods.common import Part
+from ltnotes.progress import TrainingProgress, write_text
 from ltnotes.recipes import Recipe
-
-PROGRESS_FILE = "LTNOTES_PROGRESS"
 
 
 @dataclass(frozen=True)
@@ -111,6 +108,7 @@ def run(
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock"):
             if resume and (found := _find(folder, recipe, seed, any_code)):
+                TrainingProgress(f"{recipe.name}, seed {seed}").from_cache(found.seconds)
                 return found
             return _train(recipe, dataset.to(chosen), seed, folder / f"code-{code_hash(recipe)}", resume)
     except OSError as error:
@@ -166,7 +164,7 @@ def _train(recipe: Recipe, dataset: data.LongTailData, seed: int, folder: Path, 
     if not resume:
         for name in ("run.json", "checkpoint.pt"):
             (folder / name).unlink(missing_ok=True)
-    job = training.Training(recipe, dataset, seed, checkpoint, Progress(f"{recipe.name}, seed {seed}"))
+    job = training.Training(recipe, dataset, seed, checkpoint, TrainingProgress(f"{recipe.name}, seed {seed}"))
     job.run()
     metrics, _ = job.evaluate()
     record = {
@@ -180,7 +178,7 @@ def _train(recipe: Recipe, dataset: data.LongTailData, seed: int, folder: Path, 
         "environment": environment(job.device, job.dtype),
         "code": code_hash(recipe),
     }
-    _write_text(json.dumps(record, indent=1), folder / "run.json")
+    write_text(json.dumps(record, indent=1), folder / "run.json")
     # The optimiser's state is of no use any more.
     training.save_atomically({"model": job.model.state_dict()}, checkpoint)
     return read_run(folder, recipe, seed)
@@ -196,17 +194,6 @@ def environment(device: torch.device, dtype: torch.dtype | None) -> dict[str, st
         "torch": torch.__version__,
         "numpy": np.__version__,
     }
-
-
-def _write_text(text: str, path: Path) -> None:
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 # --- the code that made a run ------------------------------------------------
@@ -240,35 +227,6 @@ def _source(module: str) -> tuple[str, tuple[str, ...]]:
         if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None:
             node.body = node.body[1:] or [ast.Pass()]
     return ast.unparse(tree), tuple(sorted(imported))
-
-
-# --- progress ----------------------------------------------------------------
-
-
-class Progress:
-    """Says how far a training is: to the file that ``LTNOTES_PROGRESS`` names, else on a terminal's last line.
-
-    The file is how ``ltnotes chapters`` looks into a chapter that it executes.
-    """
-
-    def __init__(self, title: str):
-        self.title, self.began = title, time.monotonic()
-        self.first_share: float | None = None
-
-    def __call__(self, share: float, text: str) -> None:
-        if file := os.environ.get(PROGRESS_FILE):
-            _write_text(json.dumps({"share": share, "text": f"{self.title}: {text}"}), Path(file))
-        elif sys.stderr.isatty():
-            left = self._seconds_left(share)
-            line = f"\r{self.title}: {text}, {share:.0%}, {left} left \033[K"
-            print(line, end="\n" if share >= 1 else "", file=sys.stderr, flush=True)
-
-    def _seconds_left(self, share: float) -> str:
-        # A resumed run starts at some share above 0, which took none of this process's time.
-        if self.first_share is None:
-            self.first_share, self.began = share, time.monotonic()
-        done = share - self.first_share
-        return f"{(time.monotonic() - self.began) * (1 - share) / done:.0f} s" if done > 0 else "? s"
 
 
 def over_seeds(recipe: Recipe, seeds: Sequence[int], **options: Any) -> list[Run]:

@@ -1,0 +1,109 @@
+"""The command line: ``ltnotes chapters``, ``ltnotes run``, ``ltnotes recipes``."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import sys
+from pathlib import Path
+from typing import Any
+
+from ltnotes import data, recipes
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="ltnotes", description="The Long-Tail Notes from the command line.")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    chapters = commands.add_parser("chapters", help="execute chapters of the book with parameters of your own")
+    chapters.add_argument("names", nargs="*", metavar="CHAPTER", help="such as 01-long-tail (default: all)")
+    for name in ("dataset", "imbalance", "scale", "seed"):
+        chapters.add_argument(f"--{name}", nargs="+", help="one value, or several for one copy each")
+    chapters.add_argument(
+        "-p", action="append", nargs=2, default=[], dest="more", metavar=("NAME", "VALUE"), help="any other parameter"
+    )
+    chapters.add_argument("--out", type=Path, help="folder of the outputs (default: build/chapters)")
+    chapters.add_argument("--prepare-only", action="store_true", help="write parametrised copies and run nothing")
+    chapters.add_argument("--force", action="store_true", help="run finished chapters again")
+    chapters.add_argument("--in-place", action="store_true", help="refresh the book's own copies")
+
+    run = commands.add_parser("run", help="train one recipe, or read it from the cache")
+    run.add_argument("recipe", help="see 'ltnotes recipes'")
+    run.add_argument("--dataset", default="cifar10-lt")
+    run.add_argument("--imbalance", type=float, default=float(data.DEFAULT_IMBALANCE))
+    run.add_argument("--scale", default="lite", help=f"{', '.join(recipes.SCALES)} (default: %(default)s)")
+    run.add_argument("--seed", type=int, nargs="+", default=[0])
+    run.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="such as epochs=30")
+    run.add_argument("--device", help="cpu, cuda or cuda:N (default: a GPU if there is one)")
+    run.add_argument("--out", default="runs", help="the cache (default: %(default)s)")
+
+    commands.add_parser("recipes", help="list the recipes")
+    options = parser.parse_args(arguments)
+    if options.command == "chapters" and options.in_place and options.out:
+        parser.error("--out: has no effect with --in-place, which writes to the book")
+    return options
+
+
+def run_chapters(options: argparse.Namespace) -> None:
+    from ltnotes import reruns  # papermill comes with the [book] extra only
+
+    grid: dict[str, list[Any]] = {
+        name: values for name in ("dataset", "imbalance", "scale", "seed") if (values := getattr(options, name))
+    }
+    grid |= {name: [value] for name, value in options.more}
+    if options.in_place and grid:
+        raise ValueError(f"{next(iter(grid))}: --in-place keeps the chapters' own parameters; edit the chapter instead")
+    out = reruns.book_folder() if options.in_place else options.out or data.home() / "build" / "chapters"
+    jobs = reruns.plan(options.names, grid, out)
+    reruns.execute(jobs, prepare_only=options.prepare_only, force=options.force)
+
+
+def run_recipe(options: argparse.Namespace) -> None:
+    from ltnotes import runs
+
+    changes = dict(read_change(text) for text in options.set)
+    recipe = recipes.get(options.recipe, options.dataset, options.imbalance, options.scale, **changes)
+    for seed in options.seed:
+        run = runs.run(recipe, seed, out_dir=options.out, device=options.device)
+        groups = ", ".join(f"{name} {value:.1%}" for name, value in run.metrics["groups"].items() if value is not None)
+        print(f"{recipe.name}, seed {seed}: balanced accuracy {run.metrics['balanced_accuracy']:.2%} ({groups})")
+        print(f"  trained in {run.seconds:.0f} s on {run.record['environment']['device']}; {run.checkpoint.parent}")
+
+
+def read_change(text: str) -> tuple[str, Any]:
+    """``epochs=30`` as a name and a Python literal; what is no literal stays a string."""
+    name, separator, value = text.partition("=")
+    if not separator:
+        raise ValueError(f"--set: got {text!r}, allowed is FIELD=VALUE, such as epochs=30")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value
+
+
+def list_recipes() -> None:
+    width = max(map(len, recipes.names()))
+    for name in recipes.names():
+        print(f"{name:<{width}}  {recipes.describe(name)}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(arguments)
+    try:
+        if options.command == "chapters":
+            run_chapters(options)
+        elif options.command == "run":
+            run_recipe(options)
+        else:
+            list_recipes()
+    except (ValueError, OSError, RuntimeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except ImportError as error:
+        print(f"error: {error}; 'pip install ltnotes[book]' installs what chapters need", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
