@@ -6,6 +6,7 @@ import hashlib
 import io
 import sys
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -56,7 +57,7 @@ def read_class_folders(path: Path, num_classes: int, size: int) -> Pool:
         with zipfile.ZipFile(path) as archive:
             files = sorted(name for name in archive.namelist() if not name.endswith("/"))
             return _assemble(files, archive.read, path, num_classes, size, "zip")
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, OSError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
         raise PrepareError(f"source {path} is no readable zip: {error}; fetch it again") from None
 
 
@@ -64,6 +65,8 @@ def _class_of(name: str) -> tuple[str, str] | None:
     """("train" or "test", class folder) of an image's path, with any folders above; None for other files."""
     parts = PurePosixPath(name).parts
     if len(parts) < 3 or parts[-3] not in ("train", "test") or not name.lower().endswith(IMAGE_SUFFIXES):
+        return None
+    if parts[-1].startswith("."):  # what macOS adds to a zip
         return None
     return parts[-3], parts[-2]
 

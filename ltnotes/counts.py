@@ -49,7 +49,7 @@ def exponential_counts(n_max: int, num_classes: int, imbalance: float) -> list[i
     if counts[-1] < 1:
         raise ValueError(
             f"imbalance: got {imbalance}, which leaves the smallest class without images;"
-            f" allowed are ratios from 1 to {n_max} for a largest class of {n_max}"
+            f" allowed are ratios from 1 to about {n_max} for a largest class of {n_max}"
         )
     return counts
 
@@ -91,7 +91,7 @@ def rank_groups(counts: Sequence[int], share: float = 0.3) -> dict[str, list[int
     if not 0 < share <= 0.5:
         raise ValueError(f"share: got {share}, allowed is a number above 0 and up to 0.5")
     by_size = sorted(range(len(checked)), key=lambda class_id: (-checked[class_id], class_id))
-    k = max(1, round(share * len(checked)))
+    k = max(1, min(round(share * len(checked)), len(checked) // 2))
     return {
         "largest": sorted(by_size[:k]),
         "middle": sorted(by_size[k : len(by_size) - k]),

@@ -24,7 +24,7 @@ import torch
 from filelock import FileLock
 from torch import nn
 
-from ltnotes import data, models, training
+from ltnotes import data, training
 from ltnotes.methods.common import Part
 from ltnotes.progress import TrainingProgress, write_text
 from ltnotes.recipes import Recipe
@@ -65,9 +65,9 @@ class Run:
 
     def model(self) -> nn.Module:
         """The trained network on the CPU, in evaluation mode."""
-        last_head = next((s.head for s in reversed(self.recipe.stages) if s.head), self.recipe.head)
-        head = functools.partial(last_head.resolve(), **dict(last_head.options))
-        network = models.build(self.recipe.backbone, len(self.counts), head)
+        network = training.build_model(self.recipe, len(self.counts))
+        for stage in self.recipe.stages:
+            training.replace_head(network, stage, len(self.counts))
         saved = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
         network.load_state_dict(saved["model"])
         return network.eval()
@@ -125,7 +125,8 @@ def run_folder(recipe: Recipe, fingerprint: str, seed: int, out_dir: Path) -> Pa
     """Where the runs of a recipe on the data with this fingerprint lie, whatever code makes them."""
     key = hashlib.sha256(f"{recipe.hash} {fingerprint} {seed}".encode()).hexdigest()[:12]
     dataset = Path(recipe.dataset).name
-    return out_dir / f"{recipe.name}-{dataset}-s{seed}-{key}"
+    under_any_name = sorted(out_dir.glob(f"*-s{seed}-{key}"))
+    return under_any_name[0] if under_any_name else out_dir / f"{recipe.name}-{dataset}-s{seed}-{key}"
 
 
 def _find(folder: Path, recipe: Recipe, seed: int, any_code: bool) -> Run | None:
@@ -223,10 +224,17 @@ def _source(module: str) -> tuple[str, tuple[str, ...]]:
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ltnotes"):
             imported |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)} & sys.modules.keys()
-        documented = ast.Module | ast.ClassDef | ast.FunctionDef
-        if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None:
-            node.body = node.body[1:] or [ast.Pass()]
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            node.body = [statement for statement in node.body if not _is_text(statement)] or [ast.Pass()]
     return ast.unparse(tree), tuple(sorted(imported))
+
+
+def _is_text(statement: ast.stmt) -> bool:
+    """Whether a statement is a docstring, of a function, a class, a module or a constant."""
+    match statement:
+        case ast.Expr(value=ast.Constant(value=str())):
+            return True
+    return False
 
 
 def over_seeds(recipe: Recipe, seeds: Sequence[int], **options: Any) -> list[Run]:

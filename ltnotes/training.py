@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -30,6 +29,7 @@ from ltnotes.data import LongTailData, Split
 from ltnotes.methods.common import Transform
 
 EVALUATION_BATCH = 500
+HEAD, PARTS = 1 << 20, 1 << 21  # beyond any epoch: positions in the run that seed a stage's head and its parts
 STEPS_BETWEEN_LOOKS = 50  # how often the loss is read back, which on a GPU waits for it
 Report = Callable[[float, str], None]
 """Called with the share of the run that is done and a line on what it is doing."""
@@ -53,6 +53,8 @@ def choose_device(device: str | torch.device | None) -> torch.device:
         raise ValueError(f"device: got {device!r}, allowed are 'cpu', 'cuda' and 'cuda:N'") from None
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device: got {str(device)!r}, but torch sees no CUDA device here; allowed is 'cpu'")
+    if chosen.type not in ("cpu", "cuda") or (chosen.index or 0) >= max(1, torch.cuda.device_count()):
+        raise ValueError(f"device: got {str(device)!r}, allowed are 'cpu' and {torch.cuda.device_count()} CUDA devices")
     return chosen
 
 
@@ -62,6 +64,22 @@ def autocast_dtype(device: torch.device) -> torch.dtype | None:
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else None
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return torch.bfloat16 if capabilities.get("amx_bf16") or capabilities.get("avx512_bf16") else None
+
+
+def build_model(recipe: Any, num_classes: int) -> models.Classifier:
+    """The network that a recipe's first stage begins with."""
+
+    def head(in_features: int, num_classes: int) -> nn.Module:
+        return recipe.head.build(in_features=in_features, num_classes=num_classes)
+
+    return models.build(recipe.backbone, num_classes, head)
+
+
+def replace_head(model: models.Classifier, stage: Any, num_classes: int) -> None:
+    """Give the model the stage's own head, if it has one."""
+    if stage.head is not None:
+        supply = {"in_features": model.num_features, "num_classes": num_classes, "previous": model.head}
+        model.head = stage.head.build(**supply)
 
 
 class Training:
@@ -90,9 +108,7 @@ class Training:
         self.history: list[dict[str, float]] = []
         self.seconds = 0.0
         with self._random(0, 0):
-            self.model = models.build(
-                recipe.backbone, data.num_classes, recipe.head.resolve(), **dict(recipe.head.options)
-            ).to(self.device, memory_format=torch.channels_last)
+            self.model = build_model(recipe, data.num_classes).to(self.device, memory_format=torch.channels_last)
 
     def run(self) -> None:
         """Train every stage to its end, from the checkpoint if there is one."""
@@ -105,7 +121,8 @@ class Training:
 
     def _run_stage(self, index: int, stage: Any, saved: dict | None) -> None:
         self._replace_head(stage, index)
-        live = _Stage(self, stage)
+        with self._random(index + 1, PARTS):
+            live = _Stage(self, stage)
         first_epoch = 0
         if saved:
             self._restore(saved, live)
@@ -119,13 +136,9 @@ class Training:
             self._write_checkpoint(index, epoch + 1, live)
 
     def _replace_head(self, stage: Any, index: int) -> None:
-        if stage.head is None:
-            return
-        with self._random(index + 1, 1 << 20):
-            head = stage.head.build(
-                in_features=self.model.num_features, num_classes=self.data.num_classes, previous=self.model.head
-            )
-        self.model.head = head.to(self.device)
+        with self._random(index + 1, HEAD):
+            replace_head(self.model, stage, self.data.num_classes)
+        self.model.head.to(self.device)
 
     def _random(self, *position: int) -> Any:
         """Torch's generators, seeded by the run's seed and a position in it, and put back afterwards."""
@@ -194,24 +207,23 @@ class _Stage:
         self._tell_time(first)
         self.transform.start_epoch()
         indices = self._draw_epoch(first / self.num_steps, steps)
-        losses, hits, seen = [], [], 0
+        losses, hits = [], []
         for i, batch in enumerate(indices):
             self._tell_time(first + i)
             loss, correct = self._step(batch)
             losses.append(loss)
             hits.append(correct)
-            seen += len(batch)
             if len(losses) % STEPS_BETWEEN_LOOKS == 0 or i == steps - 1:
                 self._check_finite(losses, first)
                 report((first + i + 1) / self.num_steps, f"epoch {epoch + 1} of {self.num_epochs}")
         return {
             "loss": torch.stack(losses).mean().item(),
-            "train_accuracy": torch.stack(hits).sum().item() / seen,
+            "train_accuracy": torch.cat(hits).double().mean().item(),
             "learning_rate": self.optimizer.param_groups[0]["lr"],
         }
 
     def _step(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """One update: loss and number of right answers, both still on the device."""
+        """One update: the loss, and which answers were right ``[B]``, both still on the device."""
         training, model = self.training, self.training.model
         indices = self.transform.on_indices(indices)
         targets = training.data.train.labels[indices]
@@ -226,9 +238,7 @@ class _Stage:
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
-        with torch.no_grad():
-            correct = (logits.argmax(1) == labels[0][0]).sum()
-        return loss.detach().float(), correct
+        return loss.detach().float(), logits.argmax(1) == labels[0][0]
 
     def _set_mode(self) -> None:
         model = self.training.model.train()
@@ -324,13 +334,13 @@ def save_atomically(content: Any, path: Path) -> None:
         OSError: the folder can't be written or the disk is full; ``path`` is as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    temporary = path.with_name(f".{path.name}.part")  # always the same, so that a killed process leaves one at most
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("wb") as file:
             torch.save(content, file)
         os.replace(temporary, path)
     except BaseException as error:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         if isinstance(error, RuntimeError | OSError):  # torch.save reports a full disk as a RuntimeError
             raise OSError(f"can't write {path} ({error}); what was there before is unharmed") from error
         raise

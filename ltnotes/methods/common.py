@@ -80,8 +80,8 @@ class Loss(nn.Module):
     ``set_progress(t)`` with ``t`` in [0, 1].
 
     Raises:
-        ValueError: shapes that do not fit together, or (on the CPU, where looking
-            costs no synchronisation) a target outside the classes.
+        ValueError: shapes that do not fit together, targets that are not int64, or (on
+            the CPU, where looking costs no synchronisation) a target outside the classes.
     """
 
     num_classes: int | None = None
@@ -103,6 +103,8 @@ class Loss(nn.Module):
                 f"logits, targets: got shapes {tuple(logits.shape)} and {tuple(targets.shape)},"
                 " allowed are [B, C] and [B]"
             )
+        if targets.dtype != torch.int64:
+            raise ValueError(f"targets: got {targets.dtype}, allowed is torch.int64")
         classes = logits.shape[1]
         if self.num_classes is not None and classes != self.num_classes:
             raise ValueError(f"logits: got {classes} classes, allowed are {self.num_classes}, as in class_counts")

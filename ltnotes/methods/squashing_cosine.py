@@ -33,7 +33,7 @@ class CosineClassifier(nn.Module):
 
     def __init__(self, in_features: int, num_classes: int, scale: float = 1.0):
         super().__init__()
-        if scale <= 0:
+        if not scale > 0:
             raise ValueError(f"scale: got {scale}, allowed is any number above 0")
         self.scale = scale
         self.weight = nn.Parameter(torch.empty(num_classes, in_features))
@@ -57,9 +57,9 @@ class SquashingCosineClassifier(CosineClassifier):
     """
 
     def __init__(self, in_features: int, num_classes: int, alpha: float = 20.0, beta: float = 0.5):
-        if alpha <= 0:
+        if not alpha > 0:
             raise ValueError(f"alpha: got {alpha}, allowed is any number above 0")
-        if beta < 0:
+        if not beta >= 0:
             raise ValueError(f"beta: got {beta}, allowed is 0 and above")
         super().__init__(in_features, num_classes, scale=alpha)
         self.beta = beta
