@@ -65,9 +65,7 @@ def site(html: Path) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def browser() -> Iterator[object]:
     """Chromium from ``CHROMIUM`` or the PATH; without one the tests that need it are skipped."""
-    playwright = pytest.importorskip(
-        "playwright.sync_api", reason="playwright is not installed: pip install -e .[test]"
-    )
+    playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install -e .[test]")
     program = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
     if program is None:
         pytest.skip("no Chromium: install one (Debian: apt install chromium) or name it in CHROMIUM")

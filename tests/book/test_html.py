@@ -32,43 +32,48 @@ LOADED = {
 LOADING_RELATIONS = {"stylesheet", "icon", "preload", "modulepreload", "prefetch", "dns-prefetch", "preconnect"}
 CSS_ADDRESS = re.compile(r"""(?:url\(\s*|@import\s+)['"]?((?:https?:)?//[^'")\s]+)""")
 
-# what the page shows that no formula should: TeX that MathJax did not take, and its errors
+# what no page should show: TeX or MyST that stayed as it was written, errors of MathJax, images without a picture
 FIND_FAULTS = r"""() => {
   const faults = [];
-  document.querySelectorAll('mjx-merror, [data-mjx-error]').forEach(e => faults.push('formula error: ' + e.textContent));
+  const note = (fault, text) => faults.push(fault + ': ' + (text ?? '').trim().slice(0, 100));
+  document.querySelectorAll('mjx-merror, [data-mjx-error]').forEach(e => note('formula error', e.textContent));
   document.querySelectorAll('.math').forEach(e => {
-    if (!e.querySelector('mjx-container')) faults.push('formula not drawn: ' + e.textContent.slice(0, 80));
+    if (!e.querySelector('mjx-container')) note('formula not drawn', e.textContent);
   });
   document.querySelectorAll('mjx-container').forEach(e => {
-    if (!e.querySelector('mjx-math')?.children.length) faults.push('formula drawn empty');
+    if (!e.querySelector('mjx-math')?.children.length) note('formula drawn empty', e.parentElement.outerHTML);
   });
   document.querySelectorAll('img').forEach(e => {
-    const name = e.getAttribute('src').slice(0, 100);
-    if (!e.complete || e.naturalWidth === 0) faults.push('broken image: ' + name);
-    if (!e.hasAttribute('alt') || (e.closest('article') && !e.alt.trim())) faults.push('image without alt text: ' + name);
-    if (e.closest('article') && /^_images\//.test(e.alt)) faults.push('a path as alt text: ' + name);
+    const name = e.getAttribute('src'), shown = e.closest('article') !== null;
+    if (!e.complete || e.naturalWidth === 0) note('broken image', name);
+    if (!e.hasAttribute('alt') || (shown && !e.alt.trim())) note('image without alt text', name);
+    if (shown && /^_images\//.test(e.alt)) note('a path as alt text', name);
   });
   const walker = document.createTreeWalker(document.querySelector('article') ?? document.body, NodeFilter.SHOW_TEXT);
   while (walker.nextNode()) {
     const text = walker.currentNode.textContent;
     if (walker.currentNode.parentElement.closest('pre, code, script, style, mjx-container')) continue;
-    if (/\$\$|\\\(|\\\[|\\begin\{|\{(numref|eq|cite|ref|doc|term)(:\w+)?\}`/.test(text))
-      faults.push('raw markup: ' + text.trim().slice(0, 80));
+    if (/\$\$|\\\(|\\\[|\\begin\{|\{(numref|eq|cite|ref|doc|term)(:\w+)?\}`/.test(text)) note('raw markup', text);
   }
   return faults;
 }"""
 
+# elements that stick out of the screen and that no scrolling parent holds
 FIND_OVERFLOW = r"""() => {
-  const wide = document.documentElement.scrollWidth, width = window.innerWidth;
-  if (wide <= width) return [];
-  const clipped = e => {
+  const width = window.innerWidth, wide = document.documentElement.scrollWidth;
+  const held = e => {
     for (let p = e.parentElement; p && p !== document.body; p = p.parentElement)
-      if (getComputedStyle(p).overflowX !== 'visible') return true;
+      if (['auto', 'scroll'].includes(getComputedStyle(p).overflowX) && !p.matches('article, main')) return true;
     return false;
   };
-  const found = [...document.querySelectorAll('main *')].filter(e => e.getBoundingClientRect().right > width + 1 && !clipped(e));
-  return [`the page is ${wide} px wide on a screen of ${width}: `
-          + found.slice(0, 4).map(e => `<${e.tagName.toLowerCase()} class="${e.className}">`).join(', ')];
+  const sticksOut = e => {
+    const box = e.getBoundingClientRect();
+    return box.width > 1 && box.height > 1 && box.right > width + 1 && !e.closest('mjx-assistive-mml') && !held(e);
+  };
+  const found = [...document.querySelectorAll('article *')].filter(sticksOut).slice(0, 3);
+  const faults = found.map(e => `wider than the screen: <${e.tagName.toLowerCase()} class="${e.className}">`);
+  if (wide > width) faults.push(`the page is ${wide} px wide on a screen of ${width}`);
+  return faults;
 }"""
 
 
