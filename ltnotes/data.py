@@ -264,7 +264,7 @@ def read_manifest(folder: Path) -> dict:
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         listed = manifest["files"].items()
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise RuntimeError(f"{folder}/manifest.json can't be read ({error}); {again}") from None
     for file_name, expected in listed:
         path = folder / file_name

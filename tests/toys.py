@@ -1,0 +1,92 @@
+"""Method parts that only tests use, named in recipes as ``tests.toys:...``."""
+
+import torch
+from torch import nn
+
+from ltnotes.methods.baselines import CrossEntropy
+from ltnotes.methods.common import Loss, Transform
+
+calls = []
+"""What the recording parts below saw, in order; a test clears it."""
+
+
+class RecordingTransform(Transform):
+    """Writes down every call, and changes what passes through each hook so that the loss shows it."""
+
+    def __init__(self, model, data, class_counts):
+        self.model, self.data = model, data
+        calls.append(("init", class_counts))
+
+    def set_progress(self, t):
+        calls.append(("progress", t))
+
+    def start_epoch(self):
+        calls.append(("epoch", self.model.training, self.model.backbone.training))
+
+    def on_indices(self, indices):
+        calls.append(("indices", indices))
+        return indices[:4]
+
+    def on_images(self, images, labels):
+        calls.append(("images", images, labels))
+        targets = labels[0][0]
+        return torch.cat([images, 2 * images]), [(torch.cat([targets, targets]), 1.0)]
+
+    def on_feature_map(self, feature_map, labels):
+        calls.append(("maps", feature_map, labels))
+        return feature_map[:, :, :2, :2], labels
+
+
+class RecordingLoss(CrossEntropy):
+    """Cross-entropy that writes down the clock and what it is given."""
+
+    def set_progress(self, t):
+        calls.append(("loss progress", t))
+
+    def per_sample(self, logits, targets, features):
+        calls.append(("loss", logits.dtype, torch.is_autocast_enabled("cpu"), len(targets), features.shape))
+        return super().per_sample(logits, targets, features)
+
+
+class ExplodingLoss(CrossEntropy):
+    """Becomes NaN late in the training."""
+
+    def set_progress(self, t):
+        self.t = t
+
+    def per_sample(self, logits, targets, features):
+        loss = super().per_sample(logits, targets, features)
+        return loss * float("nan") if self.t >= 0.5 else loss
+
+
+class LearnableTemperature(Loss):
+    """Has a parameter of its own, drawn at random."""
+
+    def __init__(self):
+        super().__init__()
+        self.temperature = nn.Parameter(1 + 0.1 * torch.rand(()))
+
+    def per_sample(self, logits, targets, features):
+        return nn.functional.cross_entropy(logits * self.temperature, targets, reduction="none")
+
+
+class RescaledHead(nn.Module):
+    """The previous head with a learnable factor per class, as LWS has it."""
+
+    def __init__(self, num_classes, previous):
+        super().__init__()
+        self.previous = previous
+        self.factor = nn.Parameter(torch.ones(num_classes))
+
+    def forward(self, features):
+        return self.factor * self.previous(features)
+
+
+class RandomTransform(Transform):
+    """Draws a random number when it is made and for every batch."""
+
+    def __init__(self):
+        self.shift = torch.rand(())
+
+    def on_images(self, images, labels):
+        return images + 0.1 * self.shift + 0.1 * torch.randn_like(images), labels
