@@ -156,7 +156,7 @@ def read_run(folder: Path, recipe: Recipe, seed: int) -> Run:
     try:
         record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         return Run(recipe, seed, record["metrics"], record["history"], folder / "checkpoint.pt", record)
-    except (ValueError, KeyError) as error:
+    except (ValueError, LookupError, TypeError) as error:
         raise RuntimeError(f"{folder}/run.json can't be read ({error}); delete the folder to train it anew") from None
 
 

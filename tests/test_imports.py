@@ -1,0 +1,46 @@
+"""Each file imports only from floors below it."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "ltnotes"
+MODULES = sorted(path.relative_to(PACKAGE).with_suffix("").as_posix() for path in PACKAGE.rglob("*.py"))
+METHODS = [module for module in MODULES if module.startswith("methods/")]
+
+
+def imported(module):
+    """The modules of this package that a file imports, anywhere in it, relative to the package."""
+    names = set()
+    for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module} imports relatively, line {node.lineno}"
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return {name.removeprefix("ltnotes.") for name in names if name.startswith("ltnotes.")}
+
+
+def test_the_parser_sees_imports():
+    assert {"models", "batches", "methods.common"} <= imported("training")
+
+
+@pytest.mark.parametrize("module", METHODS)
+def test_methods_import_only_counts_and_each_other(module):
+    found = imported(module)
+    assert all(name.split(".")[0] in ("counts", "methods") for name in found), found
+
+
+@pytest.mark.parametrize("module", ["counts", "data", "batches", "metrics", "models", "training"])
+def test_what_training_stands_on_knows_no_recipe_and_no_run(module):
+    assert not {"recipes", "runs", "reruns"} & imported(module)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_nothing_imports_plots(module):
+    assert not any(name.split(".")[0] == "plots" for name in imported(module) if module != "plots")
+
+
+def test_the_ground_floor_imports_nothing_of_the_package():
+    assert imported("counts") == set()
