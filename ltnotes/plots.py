@@ -267,7 +267,8 @@ def decision_regions(
     ax.contourf(grid[..., 0], grid[..., 1], regions, levels=[-0.5, 0.5, 1.5, 2.5], colors=colors, alpha=0.22)
     for class_id, (color, marker) in enumerate(zip(colors, "osD", strict=True)):
         chosen = points[labels == class_id]
-        ax.scatter(*chosen.T, s=14, color=color, marker=marker, edgecolor="white", linewidth=0.4)
+        size = 14 if len(chosen) > 100 else 34  # a few points have to be seen among many
+        ax.scatter(*chosen.T, s=size, color=color, marker=marker, edgecolor="white", linewidth=0.5)
     ax.set(title=title, xticks=[], yticks=[])
     ax.grid(False)
     return ax
