@@ -39,9 +39,9 @@ html: $(STAMP)
 # The book as it will be built is laid out in a folder of its own: book/, the executed
 # chapters over it, REPO and HUB in its configuration. A failed build leaves the last good one.
 site:
-	@rm -rf $(HTML).stage $(HTML).new
-	@mkdir -p $(HTML).stage
-	@cp -R book/. $(HTML).stage/
+	@rm -rf $(HTML).stage
+	@mkdir -p $(dir $(HTML))
+	@cp -R book $(HTML).stage
 	@rm -rf $(HTML).stage/_build $(HTML).stage/.ipynb_checkpoints
 	@if [ -n "$(EXECUTED)" ]; then \
 	  for chapter in book/*.ipynb; do cp "$(EXECUTED)/$${chapter##*/}" $(HTML).stage/ || exit 1; done; \
@@ -49,9 +49,11 @@ site:
 	@sed -e 's|^  url: .*|  url: $(REPO)|' -e 's|^  jupyterhub_url: .*|  jupyterhub_url: $(HUB)|' \
 	  book/_config.yml > $(HTML).stage/_config.yml
 	@$(BIN)/jupyter-book config sphinx $(HTML).stage > $(HTML).stage/config.log || { cat $(HTML).stage/config.log; exit 1; }
-	$(BIN)/python -m sphinx -W -n --keep-going -q -b html -d $(HTML).stage/_doctrees $(HTML).stage $(HTML).new
-	@rm -rf $(HTML) $(HTML).stage $(HTML).new/.buildinfo
-	@mv $(HTML).new $(HTML)
+	$(BIN)/python -m sphinx -W -n --keep-going -q -b html -d $(HTML).stage/_build/doctrees \
+	  $(HTML).stage $(HTML).stage/_build/html
+	@rm -rf $(HTML)
+	@mv $(HTML).stage/_build/html $(HTML)
+	@rm -rf $(HTML).stage $(HTML)/.buildinfo
 	@echo "the book: $(HTML)/index.html"
 
 ## test: lint, unit tests, nbval over every chapter, and the built book in a browser

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -28,13 +28,17 @@ ARGUMENTS = [
 ]
 
 
-def build(folder: Path, *settings: str) -> Path:
-    """Build the committed book into ``folder`` with this very Python."""
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    command = ["make", "--no-print-directory", "site", f"HTML={folder}", f"VENV={sys.prefix}", *settings]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
-    return folder
+def build(folder: Path, **settings: str) -> subprocess.CompletedProcess[str]:
+    """Lay out the committed book and build it into ``folder``, with the environment of this Python."""
+    values = {"HTML": str(folder), "VENV": sys.prefix, **settings}
+    command = ["make", "--no-print-directory", "site", *(f"{name}={value}" for name, value in values.items())]
+    environment = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL")}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="session")
+def build_book() -> Callable[..., subprocess.CompletedProcess[str]]:
+    return build
 
 
 @pytest.fixture(scope="session")
@@ -44,7 +48,10 @@ def html() -> Path:
         folder = Path(configured).resolve()
         assert (folder / "index.html").is_file(), f"BOOK_HTML: {folder} holds no index.html"
         return folder
-    return build(ROOT / "build" / "test-html")
+    folder = ROOT / "build" / "test-html"
+    done = build(folder)
+    assert done.returncode == 0, f"the book does not build:\n{done.stdout}\n{done.stderr}"
+    return folder
 
 
 class QuietHandler(http.server.SimpleHTTPRequestHandler):
@@ -52,11 +59,18 @@ class QuietHandler(http.server.SimpleHTTPRequestHandler):
         """Say nothing: failed requests are found in the browser."""
 
 
+class QuietServer(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_: object) -> None:
+        """Say nothing of a page that was closed while it still loaded."""
+
+
 @pytest.fixture(scope="session")
 def site(html: Path) -> Iterator[str]:
     """The address of the book, served from this machine."""
     handler = functools.partial(QuietHandler, directory=str(html))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+    with QuietServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
