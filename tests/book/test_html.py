@@ -62,8 +62,8 @@ FIND_FAULTS = r"""() => {
 FIND_OVERFLOW = r"""() => {
   const width = window.innerWidth, wide = document.documentElement.scrollWidth;
   const held = e => {
-    for (let p = e.parentElement; p && p !== document.body; p = p.parentElement)
-      if (['auto', 'scroll'].includes(getComputedStyle(p).overflowX) && !p.matches('article, main')) return true;
+    for (let p = e.parentElement; p && !p.matches('article'); p = p.parentElement)
+      if (['auto', 'scroll'].includes(getComputedStyle(p).overflowX)) return true;
     return false;
   };
   const sticksOut = e => {
