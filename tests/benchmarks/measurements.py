@@ -1,0 +1,119 @@
+"""One measurement a process: ``python -m tests.benchmarks.measurements NAME STEPS`` prints one number."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from PIL import Image
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+from ltnotes import data, models, recipes, runs
+from ltnotes.batches import Augmenter
+from ltnotes.training import Training
+
+BATCH, WARM_UP = 128, 5
+
+
+class PilImages(Dataset):
+    """What most CIFAR code does: one PIL image at a time through torchvision's transforms."""
+
+    def __init__(self, cifar: data.LongTailData):
+        self.images, self.labels = cifar.train.images.numpy(), cifar.train.labels.tolist()
+        self.transform = transforms.Compose(
+            [
+                transforms.RandomCrop(32, padding=4),
+                transforms.RandomHorizontalFlip(),
+                transforms.ToTensor(),
+                transforms.Normalize(cifar.mean, cifar.std),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return self.transform(Image.fromarray(self.images[index])), self.labels[index]
+
+
+def training_plain(cifar: data.LongTailData, steps: int) -> float:
+    """Images per second of the usual loop: fp32, NCHW, a DataLoader with two workers."""
+    model = models.build("resnet32", cifar.num_classes).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=2e-4)
+    loader = DataLoader(PilImages(cifar), BATCH, shuffle=True, num_workers=2)
+    for step, (images, labels) in enumerate(loader, start=1):
+        optimizer.zero_grad()
+        F.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+        if step == WARM_UP:
+            began = time.perf_counter()
+        if step == WARM_UP + steps:
+            return steps * BATCH / (time.perf_counter() - began)
+    raise ValueError(f"steps: got {steps}, allowed are less than an epoch of {len(loader)}")
+
+
+def training_ours(cifar: data.LongTailData, steps: int) -> float:
+    """Images per second of :class:`ltnotes.training.Training`, drawing and bookkeeping included."""
+
+    def train(count: int) -> float:
+        job = Training(recipes.get("ce", steps=count, batch_size=BATCH), cifar, seed=0)
+        began = time.perf_counter()
+        job.run()
+        return time.perf_counter() - began
+
+    train(WARM_UP)
+    return steps * BATCH / train(steps)
+
+
+def per_second(augment: Callable[[torch.Tensor], object], cifar: data.LongTailData, steps: int) -> float:
+    batches = torch.randperm(len(cifar.train)).split(BATCH)
+    for batch in batches[:WARM_UP]:
+        augment(batch)
+    began = time.perf_counter()
+    for batch in batches[:steps]:
+        augment(batch)
+    return steps * BATCH / (time.perf_counter() - began)
+
+
+def augmentation_plain(cifar: data.LongTailData, steps: int) -> float:
+    """Images per second of the per-image PIL path, in one process."""
+    images = PilImages(cifar)
+    return per_second(lambda batch: torch.stack([images[i][0] for i in batch.tolist()]), cifar, steps)
+
+
+def augmentation_ours(cifar: data.LongTailData, steps: int) -> float:
+    """Images per second of the batched path."""
+    return per_second(Augmenter(cifar), cifar, steps)
+
+
+def memory() -> float:
+    """Peak resident GiB of a ``lite`` run, from loading the data to the metrics; its length does not matter."""
+    with tempfile.TemporaryDirectory() as out_dir:
+        recipe = recipes.get("ce", scale="lite")
+        shortened = replace(recipe, stages=tuple(replace(s, epochs=None, steps=100) for s in recipe.stages))
+        runs.run(shortened, out_dir=out_dir, device="cpu")
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+MEASUREMENTS = {
+    "training-plain": training_plain,
+    "training-ours": training_ours,
+    "augmentation-plain": augmentation_plain,
+    "augmentation-ours": augmentation_ours,
+}
+
+
+def main() -> None:
+    name, steps = sys.argv[1], int(sys.argv[2])
+    print(memory() if name == "memory" else MEASUREMENTS[name](data.load("cifar10-lt"), steps))
+
+
+if __name__ == "__main__":
+    main()
