@@ -213,7 +213,7 @@ def _execute_one(job: Job, notebook: NotebookNode, display: ChapterProgress) -> 
         failed = job.output.with_name(f"{job.output.stem}.failed.ipynb")
         os.replace(partial, failed)
         raise RuntimeError(
-            f"{job.source.stem}: cell {error.cell_index} failed with {error.ename}: {error.evalue}; see {failed}"
+            f"{job.source.stem}: cell {error.cell_index + 1} failed with {error.ename}: {error.evalue}; see {failed}"
         ) from None
     finally:
         for leftover in (partial, progress):

@@ -1,0 +1,52 @@
+"""The command line."""
+
+import pytest
+
+from ltnotes import recipes
+from ltnotes.__main__ import main, read_change
+
+
+def test_recipes_are_listed_with_a_description(capsys):
+    assert main(["recipes"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == recipes.names()
+    assert all(len(line.split()) > 2 for line in lines)
+
+
+def test_run_trains_and_reports(tmp_path, capsys):
+    arguments = ["run", "ce", "--dataset", "digits-lt", "--imbalance", "10", "--scale", "tiny", "--set", "steps=2"]
+    assert main([*arguments, "--seed", "0", "1", "--out", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "ce, seed 0: balanced accuracy" in out and "ce, seed 1: balanced accuracy" in out
+    assert len(list(tmp_path.glob("*/code-*/run.json"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "nothing"], "recipe: got 'nothing', allowed are ce"),
+        (["run", "ce", "--scale", "huge"], "scale: got 'huge'"),
+        (["run", "ce", "--set", "epochs"], "--set: got 'epochs', allowed is FIELD=VALUE"),
+        (["run", "ce", "--set", "epoch=3"], "epoch: no such field"),
+        (["run", "ce", "--dataset", "nothing"], "dataset: got 'nothing'"),
+        (["run", "ce", "--dataset", "digits-lt", "--seed", "-1"], "seed: got -1"),
+        (["run", "ce", "--dataset", "digits-lt", "--device", "abacus"], "device: got 'abacus'"),
+    ],
+)
+def test_a_mistake_is_one_clear_line_and_exit_code_2(arguments, message, tmp_path, capsys):
+    assert main([*arguments, "--out", str(tmp_path / "runs")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and message in error and error.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "change"),
+    [
+        ("epochs=30", ("epochs", 30)),
+        ("milestones=(0.5,)", ("milestones", (0.5,))),
+        ("backbone=resnet8", ("backbone", "resnet8")),
+    ],
+)
+def test_changes_are_python_literals_or_strings(text, change):
+    assert read_change(text) == change
