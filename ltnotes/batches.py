@@ -39,8 +39,9 @@ def draw_images(probabilities: Tensor, labels: Tensor) -> Tensor:
 class Augmenter:
     """Random crops and mirror images of a training set, a batch at a time on its device.
 
-    The padded set is held once as uint8; a batch is one gather. Random numbers come from
-    torch's default generator of that device.
+    The padded set, and its mirror image if the data is flipped, is held once as uint8. A
+    row of a crop is a window onto a row of it, and a batch is one gather of windows.
+    Random numbers come from torch's default generator of that device.
 
     Args:
         data: the set whose training images are augmented with its own ``pad`` and ``flip``.
@@ -48,11 +49,12 @@ class Augmenter:
 
     def __init__(self, data: LongTailData):
         images = data.train.images
-        self.size = images.shape[1]
+        self.num_images, self.size = images.shape[:2]
         self.pad, self.flip = data.pad, data.flip
-        # Four bytes a pixel, read as one int32, make the gather move whole pixels.
-        padded = F.pad(images, (0, 1, self.pad, self.pad, self.pad, self.pad))
-        self.pixels = padded.view(torch.int32).squeeze(-1)
+        padded = F.pad(images, (0, 0, self.pad, self.pad, self.pad, self.pad))
+        pixels = torch.cat([padded, padded.flip(2)]) if self.flip else padded
+        # Window k holds the pixels k to k + size - 1. Windows overlap: they are views of one memory.
+        self.windows = pixels.as_strided((pixels.numel() // 3 - self.size + 1, 3 * self.size), (3, 1))
         self.normalize = Normalizer(data.mean, data.std, images.device)
 
     def __call__(self, indices: Tensor) -> Tensor:
@@ -60,21 +62,22 @@ class Augmenter:
         return self.normalize(self.crop(indices))
 
     def crop(self, indices: Tensor) -> Tensor:
-        """Augmented uint8 images ``[B, H, W, 4]``, the fourth channel unused."""
+        """Augmented uint8 images ``[B, H, W, 3]``."""
         device, batch = indices.device, len(indices)
-        shift = torch.randint(0, 2 * self.pad + 1, (2, batch, 1), device=device)
-        line = torch.arange(self.size, device=device)
-        rows, columns = shift[0] + line, shift[1] + line
+        images = indices[:, None]
+        top, left = torch.randint(0, 2 * self.pad + 1, (2, batch, 1), device=device)
         if self.flip:
             mirrored = torch.rand(batch, 1, device=device) < 0.5
-            columns = torch.where(mirrored, columns.flip(1), columns)
+            images = images + mirrored * self.num_images
+            left = torch.where(mirrored, 2 * self.pad - left, left)
         side = self.size + 2 * self.pad
-        flat = (indices[:, None] * side + rows)[:, :, None] * side + columns[:, None, :]
-        return self.pixels.view(-1)[flat.view(-1)].view(batch, self.size, self.size, 1).view(torch.uint8)
+        rows = top + torch.arange(self.size, device=device)
+        windows = (images * side + rows) * side + left
+        return self.windows.index_select(0, windows.view(-1)).view(batch, self.size, self.size, 3)
 
 
 class Normalizer:
-    """uint8 ``[B, H, W, 3 or 4]`` to float ``[B, 3, H, W]``, per channel ``(x / 255 - mean) / std``, channels_last."""
+    """uint8 ``[B, H, W, 3]`` to float ``[B, 3, H, W]``, per channel ``(x / 255 - mean) / std``, channels_last."""
 
     def __init__(self, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device | str):
         deviation = 255 * torch.tensor(std, dtype=torch.float64)
@@ -84,6 +87,6 @@ class Normalizer:
     def __call__(self, images: Tensor) -> Tensor:
         batch, height, width = images.shape[:3]
         # Whole image rows at a time: broadcasting over rows of 3 numbers is five times slower on a CPU.
-        rows = images[..., :3].contiguous().float().view(batch * height, width * 3)
+        rows = images.reshape(batch * height, width * 3).float()
         normalized = torch.addcmul(self.shift.repeat(width), rows, self.scale.repeat(width))
         return normalized.view(batch, height, width, 3).permute(0, 3, 1, 2)

@@ -53,10 +53,11 @@ def per_class_accuracy(confusion: np.ndarray) -> np.ndarray:
 
 
 def group_accuracy(recalls: Sequence[float], counts: Sequence[int]) -> dict[str, float | None]:
-    """Mean per-class accuracy of each shot group and each rank group; None for a group without classes."""
+    """Mean per-class accuracy of each shot group and each rank group; None for a group without test images."""
     recalls = np.asarray(recalls)
     groups = {**shot_groups(counts), **rank_groups(counts)}
-    return {name: float(np.nanmean(recalls[members])) if members else None for name, members in groups.items()}
+    tested = {name: [recalls[c] for c in members if not np.isnan(recalls[c])] for name, members in groups.items()}
+    return {name: float(np.mean(found)) if found else None for name, found in tested.items()}
 
 
 def g_mean(recalls: Sequence[float]) -> float:

@@ -130,7 +130,8 @@ def _full(recipe: Recipe) -> Recipe:
 
 def _lite(recipe: Recipe) -> Recipe:
     """A small network, small batches, and LITE_EPOCHS in all, shared between the stages as at full scale."""
-    share = LITE_EPOCHS / sum(stage.epochs or 0 for stage in recipe.stages)
+    total = sum(stage.epochs or 0 for stage in recipe.stages)
+    share = LITE_EPOCHS / (total or FULL_EPOCHS)
 
     def shorten(stage: Stage) -> Stage:
         epochs = None if stage.epochs is None else share * stage.epochs
@@ -146,6 +147,7 @@ def _tiny(recipe: Recipe) -> Recipe:
     return replace(recipe, backbone="resnet8", stages=stages)
 
 
+FULL_EPOCHS = 200.0  # what a training that only counts steps is scaled like
 LITE_EPOCHS = 10.0
 LITE_BATCH = 64
 TINY_STEPS = 60

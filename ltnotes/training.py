@@ -166,6 +166,7 @@ class Training:
             "model": self.model.state_dict(),
             "optimizer": live.optimizer.state_dict(),
             "loss": live.loss.state_dict(),
+            "transform": live.transform.state_dict(),
             "history": self.history,
             "seconds": self.seconds,
         }
@@ -180,6 +181,7 @@ class Training:
         self.model.load_state_dict(saved["model"])
         live.optimizer.load_state_dict(saved["optimizer"])
         live.loss.load_state_dict(saved["loss"])
+        live.transform.load_state_dict(saved["transform"])
         self.history, self.seconds = saved["history"], saved["seconds"]
 
 

@@ -133,6 +133,13 @@ class Transform:
     trainer seeds. ``set_progress(t)``, where defined, is told the stage's progress.
     """
 
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs to know of the epochs before, as tensors and plain numbers."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what :meth:`state_dict` gave."""
+
     def start_epoch(self) -> None:
         """Called before the first batch of every epoch, with the model in training mode."""
 
