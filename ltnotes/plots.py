@@ -6,6 +6,7 @@ chapter, and safe for colour-blind readers (Okabe and Ito's palette).
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -177,9 +178,7 @@ def group_bars(results: Mapping[str, Runs], ax: Axes | None = None) -> Axes:
             capsize=2,
             error_kw={"elinewidth": 1},
         )
-    names = [
-        METHOD_NAMES.get(name, name).replace(" sampling", "\nsampling").replace(" loss", "\nloss") for name in results
-    ]
+    names = ["\n".join(textwrap.wrap(METHOD_NAMES.get(name, name), 14)) for name in results]
     ax.set_xticks(range(len(names)), names, fontsize=8)
     ax.grid(False, axis="x")
     ax.set_ylabel("test accuracy")
