@@ -60,6 +60,7 @@ METHOD_NAMES = {
 }
 MARKERS = "osD^vP*X<>"
 RANK_GROUPS = ("largest", "middle", "smallest")
+MAX_NAMED_CLASSES = 20  # more names than that overlap on an axis
 
 Runs = Sequence[Run]
 
@@ -105,7 +106,8 @@ def class_counts(counts: Sequence[int], class_names: Sequence[str], log: bool = 
     """Bars of training images per class, largest first, coloured by rank group."""
     ax, order = _axes(ax), by_size(counts)
     bars = ax.bar(range(len(order)), np.asarray(counts)[order], color=np.asarray(class_colors(counts))[order])
-    ax.bar_label(bars, fontsize=8, padding=1)
+    if len(order) <= MAX_NAMED_CLASSES:
+        ax.bar_label(bars, fontsize=8, padding=1)
     _name_classes(ax, order, class_names)
     ax.set_ylabel("training images")
     if log:
@@ -114,8 +116,11 @@ def class_counts(counts: Sequence[int], class_names: Sequence[str], log: bool = 
 
 
 def _name_classes(ax: Axes, order: np.ndarray, class_names: Sequence[str]) -> None:
-    ax.set_xticks(range(len(order)), [class_names[i] for i in order], rotation=40, ha="right")
     ax.grid(False, axis="x")
+    if len(order) <= MAX_NAMED_CLASSES:
+        ax.set_xticks(range(len(order)), [class_names[i] for i in order], rotation=40, ha="right")
+    else:
+        ax.set_xlabel("class, by rank of size")
 
 
 def group_legend(ax: Axes) -> None:
@@ -143,6 +148,29 @@ def class_bars(
     )
     _name_classes(ax, order, class_names)
     _percent(ax)
+    return ax
+
+
+def train_and_test(
+    on_train: Sequence[float],
+    on_test: Sequence[float],
+    counts: Sequence[int],
+    class_names: Sequence[str],
+    title: str = "",
+    ax: Axes | None = None,
+) -> Axes:
+    """Accuracy of each class on training images (hollow) and test images (filled), joined by the gap between them."""
+    ax, order = _axes(ax), by_size(counts)
+    x, colors = range(len(order)), np.asarray(class_colors(counts))[order]
+    hollow, filled = np.asarray(on_train)[order], np.asarray(on_test)[order]
+    ax.vlines(x, filled, hollow, color=colors, lw=2)
+    ax.scatter(x, hollow, s=55, facecolor="white", edgecolor=colors, zorder=3)
+    ax.scatter(x, filled, s=55, color=colors, zorder=3)
+    _name_classes(ax, order, class_names)
+    _percent(ax)
+    ax.set(title=title, ylabel="accuracy", ylim=(-0.04, 1.04))
+    dots = [plt.Line2D([], [], marker="o", ls="", mec=BLACK, mfc=face) for face in ("white", BLACK)]
+    ax.legend(dots, ["training images", "test images"], fontsize=8)
     return ax
 
 
@@ -200,7 +228,7 @@ def mean_and_spread(values: Sequence[float], percent: bool = True) -> str:
 
 
 def results_table(results: Mapping[str, Runs]) -> pd.DataFrame:
-    """One row per method, all in percent: balanced accuracy, group accuracies, G-mean, ECE; minutes a run."""
+    """One row per method: balanced accuracy, group accuracies, G-mean and ECE in percent, and how many seeds."""
     rows = {}
     for name, runs in results.items():
         metrics = [run.metrics for run in runs]
@@ -223,8 +251,8 @@ def confusion(
     shares = 100 * shares / shares.sum(1, keepdims=True)
     names = [class_names[i] for i in order]
     sns.heatmap(
-        shares, annot=True, fmt=".0f", cmap="Blues", vmin=0, vmax=100, cbar=False, square=True, ax=ax,
-        xticklabels=names, yticklabels=names, annot_kws={"size": 8}, linewidths=0.5,
+        shares, annot=len(order) <= MAX_NAMED_CLASSES, fmt=".0f", cmap="Blues", vmin=0, vmax=100, cbar=False,
+        xticklabels=names, yticklabels=names, annot_kws={"size": 8}, linewidths=0.5, square=True, ax=ax,
     )  # fmt: skip
     ax.set(xlabel="predicted class", ylabel="true class")
     ax.tick_params(axis="x", rotation=40)

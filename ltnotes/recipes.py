@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from ltnotes.data import DEFAULT_IMBALANCE
 from ltnotes.methods.common import Part, part
+from ltnotes.models import BACKBONES
 
 SCALES = ("tiny", "lite", "full")
 TRAINABLE = ("all", "head")
@@ -58,18 +60,18 @@ class Stage:
     weight_decay: float = 2e-4
 
     def __post_init__(self) -> None:
-        amount = self.epochs if self.steps is None else self.steps
-        if self.epochs is not None:
-            object.__setattr__(self, "epochs", float(self.epochs))
         given = (self.epochs, self.steps)
         _require(given.count(None) == 1, "epochs, steps", given, "exactly one of the two")
-        _require(amount > 0, "epochs, steps", amount, "a number above 0")
-        _require(self.batch_size >= 1, "batch_size", self.batch_size, "1 and above")
-        _require(self.learning_rate >= 0, "learning_rate", self.learning_rate, "0 and above")
+        _whole_numbers(self, {"steps": 1, "batch_size": 1})
+        _numbers(self, {"epochs": 0, "learning_rate": 0, "head_learning_rate": 0, "decay": 0, "warmup": 0})
+        _numbers(self, {"momentum": 0, "weight_decay": 0})
+        _of_type(self, {"loss": Part, "balancer": Part, "transform": Part | None, "head": Part | None})
+        _require(self.epochs != 0, "epochs", self.epochs, "a number above 0")
         _require(self.trains in TRAINABLE, "trains", self.trains, " or ".join(TRAINABLE))
         _require(self.schedule in ("step", "cosine"), "schedule", self.schedule, "'step' or 'cosine'")
+        _of_type(self, {"milestones": tuple})
         _require(all(0 < m < 1 for m in self.milestones), "milestones", self.milestones, "progress between 0 and 1")
-        _require(0 <= self.warmup < 1, "warmup", self.warmup, "a share from 0 up to, not including, 1")
+        _require(self.warmup < 1, "warmup", self.warmup, "a share from 0 up to, not including, 1")
 
 
 @dataclass(frozen=True)
@@ -92,10 +94,11 @@ class Recipe:
     data_seed: int = 0
 
     def __post_init__(self) -> None:
+        _of_type(self, {"name": str, "dataset": str, "stages": tuple, "head": Part})
         _require(len(self.stages) > 0, "stages", self.stages, "one stage or more")
-        _require(self.imbalance >= 1, "imbalance", self.imbalance, "a ratio of 1 and above")
-        # 100 and 100.0 are one training and must hash alike.
-        object.__setattr__(self, "imbalance", float(self.imbalance))
+        _require(self.backbone in BACKBONES, "backbone", self.backbone, ", ".join(BACKBONES))
+        _numbers(self, {"imbalance": 1})
+        _whole_numbers(self, {"validation": 0, "data_seed": 0})
 
     @property
     def hash(self) -> str:
@@ -108,6 +111,30 @@ class Recipe:
         return replace(self, stages=tuple(replace(stage, **changes) for stage in self.stages))
 
 
+def _numbers(owner: Any, lowest: dict[str, float]) -> None:
+    """Check number fields against their lowest value and make them floats, so that 1 and 1.0 hash alike."""
+    for name, low in lowest.items():
+        value = getattr(owner, name)
+        if value is None:
+            continue
+        ok = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= low
+        _require(ok, name, value, f"a number from {low:g} on")
+        object.__setattr__(owner, name, float(value))
+
+
+def _whole_numbers(owner: Any, lowest: dict[str, int]) -> None:
+    for name, low in lowest.items():
+        value = getattr(owner, name)
+        ok = value is None or (type(value) is int and value >= low)
+        _require(ok, name, value, f"a whole number from {low} on")
+
+
+def _of_type(owner: Any, kinds: dict[str, Any]) -> None:
+    for name, kind in kinds.items():
+        value = getattr(owner, name)
+        _require(isinstance(value, kind), name, value, f"a {getattr(kind, '__name__', kind)}")
+
+
 def _require(condition: bool, name: str, got: Any, allowed: str) -> None:
     if not condition:
         raise ValueError(f"{name}: got {got!r}, allowed is {allowed}")
@@ -115,12 +142,13 @@ def _require(condition: bool, name: str, got: Any, allowed: str) -> None:
 
 # --- the papers' trainings ---------------------------------------------------
 
-# Thesis Tables 3.1 and 4.1 and section 5.4.1 agree on these for CIFAR: 200 epochs, 5 of
-# warm-up, decay after 160 and 180, weight decay 2e-4.
+# What the thesis's chapters share for CIFAR: 200 epochs, 5 of warm-up, decay by 100 after
+# 160 and 180, weight decay 2e-4. Its Tables 4.1 and 5.1 have batches of 128, the text of
+# 3.5.1 and 4.4.1 batches of 64; 128 is also what the baselines' own papers use.
 CIFAR = Stage(epochs=200, batch_size=128, milestones=(160 / 200, 180 / 200), decay=0.01, warmup=5 / 200)
 
 
-def _cross_entropy(**changes: Any) -> tuple[Stage, ...]:
+def _cifar(**changes: Any) -> tuple[Stage, ...]:
     return (replace(CIFAR, **changes),)
 
 
@@ -156,41 +184,41 @@ SCALING: dict[str, Callable[[Recipe], Recipe]] = {"tiny": _tiny, "lite": _lite, 
 
 
 RECIPES: dict[str, tuple[str, Callable[[], tuple[Stage, ...]]]] = {
-    "ce": ("cross-entropy on shuffled images", _cross_entropy),
+    "ce": ("cross-entropy on shuffled images", _cifar),
     "square-root": (
         "cross-entropy, classes drawn by the root of their size",
-        lambda: _cross_entropy(balancer=part("balancers.square_root")),
+        lambda: _cifar(balancer=part("balancers.square_root")),
     ),
     "class-balanced-sampling": (
         "cross-entropy, every class drawn equally often",
-        lambda: _cross_entropy(balancer=part("balancers.class_balanced")),
+        lambda: _cifar(balancer=part("balancers.class_balanced")),
     ),
     "progressive": (
         "cross-entropy, from instance- to class-balanced sampling",
-        lambda: _cross_entropy(balancer=part("balancers.progressively_balanced")),
+        lambda: _cifar(balancer=part("balancers.progressively_balanced")),
     ),
     "power": (
         "cross-entropy, BLT's balancer (Eq. 1) with gamma = 0.9",
-        lambda: _cross_entropy(balancer=part("balancers.power_balanced", gamma=0.9)),
+        lambda: _cifar(balancer=part("balancers.power_balanced", gamma=0.9)),
     ),
     "effective-number-sampling": (
         "cross-entropy, drawn by the inverse effective number",
-        lambda: _cross_entropy(balancer=part("balancers.effective_number_balanced")),
+        lambda: _cifar(balancer=part("balancers.effective_number_balanced")),
     ),
     "weighted": (
         "cross-entropy weighted by the inverse class size",
-        lambda: _cross_entropy(loss=part("baselines.WeightedCrossEntropy")),
+        lambda: _cifar(loss=part("baselines.WeightedCrossEntropy")),
     ),
-    "focal": ("focal loss, gamma = 1", lambda: _cross_entropy(loss=part("baselines.FocalLoss"))),
+    "focal": ("focal loss, gamma = 1", lambda: _cifar(loss=part("baselines.FocalLoss"))),
     "class-balanced": (
         "cross-entropy weighted by the inverse effective number",
-        lambda: _cross_entropy(loss=part("baselines.ClassBalancedLoss")),
+        lambda: _cifar(loss=part("baselines.ClassBalancedLoss")),
     ),
     "class-balanced-focal": (
         "focal loss weighted by the inverse effective number",
-        lambda: _cross_entropy(loss=part("baselines.ClassBalancedLoss", base="focal")),
+        lambda: _cifar(loss=part("baselines.ClassBalancedLoss", base="focal")),
     ),
-    "mixup": ("cross-entropy on blended images", lambda: _cross_entropy(transform=part("baselines.Mixup"))),
+    "mixup": ("cross-entropy on blended images", lambda: _cifar(transform=part("baselines.Mixup"))),
 }
 
 

@@ -7,6 +7,8 @@ under its name only when it is whole, and is not made twice.
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import hashlib
 import itertools
 import json
@@ -24,10 +26,8 @@ from papermill.engines import NBClientEngine, papermill_engines
 
 from ltnotes import data
 from ltnotes.counts import check_counts
-from ltnotes.progress import PROGRESS_FILE, ChapterProgress, duration
+from ltnotes.progress import PROGRESS_FILE, ChapterProgress, duration, write_text
 from ltnotes.recipes import SCALES
-
-TYPES = {"str": str, "int": int, "float": float, "bool": bool}
 
 
 @dataclass(frozen=True)
@@ -97,13 +97,7 @@ def check_parameters(source: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
         if name not in own:
             listed = ", ".join(f"{key}: {type(default).__name__} = {default!r}" for key, default in own.items())
             raise ValueError(f"{source.stem}: got unknown parameter {name!r}, allowed are {listed}")
-        kind = type(own[name])
-        try:
-            values[name] = kind(value)
-        except (TypeError, ValueError):
-            raise ValueError(f"{name}: got {value!r}, allowed is {kind.__name__}, such as {own[name]!r}") from None
-        if not isinstance(value, str) and values[name] != value:
-            raise ValueError(f"{name}: got {value!r}, allowed is {kind.__name__}, such as {own[name]!r}")
+        values[name] = _as_kind_of(own[name], value, name)
     if values.get("scale", SCALES[0]) not in SCALES:
         raise ValueError(f"scale: got {values['scale']!r}, allowed are {', '.join(SCALES)}")
     if values.get("seed", 0) < 0:
@@ -113,16 +107,22 @@ def check_parameters(source: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value != own[name]}
 
 
+def _as_kind_of(example: Any, value: Any, name: str) -> Any:
+    """The value in the type of the chapter's own one; strings, as a command line has them, are read as that type."""
+    kind, read = type(example), value
+    if isinstance(value, str) and kind is not str:
+        with contextlib.suppress(ValueError, SyntaxError):
+            read = ast.literal_eval(value)
+    if kind is float and type(read) is int:
+        read = float(read)
+    if type(read) is not kind:
+        raise ValueError(f"{name}: got {value!r}, allowed is {kind.__name__}, such as {example!r}")
+    return read
+
+
 def chapter_parameters(source: Path) -> dict[str, Any]:
     """A chapter's parameters and their own values, from its tagged cell."""
-    found = papermill.inspect_notebook(str(source))
-    return {
-        name: TYPES.get(entry["inferred_type_name"], str)(_literal(entry["default"])) for name, entry in found.items()
-    }
-
-
-def _literal(text: str) -> Any:
-    return json.loads(text.replace("'", '"')) if text[:1] in "'\"" else text
+    return {name: ast.literal_eval(entry["default"]) for name, entry in papermill.inspect_notebook(str(source)).items()}
 
 
 # --- executing ---------------------------------------------------------------
@@ -210,6 +210,7 @@ def _execute_one(job: Job, notebook: NotebookNode, display: ChapterProgress) -> 
             done.metadata.papermill.pop(key, None)
         done.metadata.ltnotes["seconds"] = display.seconds
         _write(done, job.output)
+        job.output.with_name(f"{job.output.stem}.failed.ipynb").unlink(missing_ok=True)
     except papermill.PapermillExecutionError as error:
         failed = job.output.with_name(f"{job.output.stem}.failed.ipynb")
         os.replace(partial, failed)
@@ -267,9 +268,10 @@ def _made_from(job: Job) -> str:
 
 
 def _write(notebook: NotebookNode, path: Path) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    nbformat.write(notebook, temporary)
-    os.replace(temporary, path)
+    try:
+        write_text(nbformat.writes(notebook) + "\n", path)
+    except OSError as error:
+        raise OSError(f"can't write {path}: {error.strerror}; what was there before is unharmed") from None
 
 
 def _check_writable(folder: Path) -> None:

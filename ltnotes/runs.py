@@ -10,12 +10,13 @@ from __future__ import annotations
 import ast
 import functools
 import hashlib
+import inspect
 import json
 import platform
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +133,7 @@ def run_folder(recipe: Recipe, fingerprint: str, seed: int, out_dir: Path) -> Pa
 def _find(folder: Path, recipe: Recipe, seed: int, any_code: bool) -> Run | None:
     """The finished run of this code; failing that, a word about those of other code, or one of them."""
     here = folder / f"code-{code_hash(recipe)}"
-    if (here / "run.json").is_file():
+    if (here / "run.json").is_file() and (here / "checkpoint.pt").is_file():
         return read_run(here, recipe, seed)
     others = sorted(folder.glob("code-*/run.json"), key=lambda path: path.stat().st_mtime)
     if not others:
@@ -163,7 +164,7 @@ def read_run(folder: Path, recipe: Recipe, seed: int) -> Run:
 def _train(recipe: Recipe, dataset: data.LongTailData, seed: int, folder: Path, resume: bool) -> Run:
     checkpoint = folder / "checkpoint.pt"
     if not resume:
-        for name in ("run.json", "checkpoint.pt"):
+        for name in ("checkpoint.pt", "run.json"):  # a run.json without weights is not taken for a run
             (folder / name).unlink(missing_ok=True)
     job = training.Training(recipe, dataset, seed, checkpoint, TrainingProgress(f"{recipe.name}, seed {seed}"))
     job.run()
@@ -203,21 +204,40 @@ def environment(device: torch.device, dtype: torch.dtype | None) -> dict[str, st
 def code_hash(recipe: Recipe) -> str:
     """Hash of the statements that a recipe's training can run through: the training loop, the recipe's
     method parts, and all of this package that they import. Comments and docstrings don't count."""
-    parts = [recipe.head, *(value for stage in recipe.stages for value in vars(stage).values())]
-    waiting = {"ltnotes.training", *(part.resolve().__module__ for part in parts if isinstance(part, Part))}
+    parts = list(_parts(recipe))
+    waiting = {"ltnotes.training", *(part.resolve().__module__ for part in parts)}
     modules: set[str] = set()
     while waiting:
         module = waiting.pop()
         modules.add(module)
         waiting |= set(_source(module)[1]) - modules
-    return hashlib.sha256("\n".join(_source(module)[0] for module in sorted(modules)).encode()).hexdigest()[:8]
+    sources = [_source(module)[0] for module in sorted(modules)]
+    # A part that is defined in a notebook has no file; its own source stands for it.
+    sources += [inspect.getsource(target) for part in parts if _file(target := part.resolve()) is None]
+    return hashlib.sha256("\n".join(sources).encode()).hexdigest()[:8]
+
+
+def _parts(value: Any) -> Iterator[Part]:
+    """Every method part that a recipe names, also those within another part's options."""
+    if isinstance(value, Part):
+        yield value
+        value = value.options
+    elif is_dataclass(value):
+        value = tuple(vars(value).values())
+    if isinstance(value, tuple):
+        for inner in value:
+            yield from _parts(inner)
+
+
+def _file(target: Any) -> str | None:
+    return getattr(sys.modules[target.__module__], "__file__", None)
 
 
 @functools.cache
 def _source(module: str) -> tuple[str, tuple[str, ...]]:
     """A module's statements without docstrings, and the modules of this package that it imports."""
     path = getattr(sys.modules[module], "__file__", None)
-    if path is None:  # defined in a notebook: there is no file to read
+    if path is None:
         return module, ()
     tree = ast.parse(Path(path).read_text(encoding="utf-8"))
     imported = set()

@@ -75,10 +75,18 @@ def test_a_recipe_is_frozen_and_hashable():
     [
         ({}, "epochs, steps"),
         ({"epochs": 1, "steps": 1}, "epochs, steps"),
-        ({"epochs": 0}, "epochs, steps"),
-        ({"epochs": float("nan")}, "epochs, steps"),
-        ({"steps": -1}, "epochs, steps"),
+        ({"epochs": 0}, "epochs"),
+        ({"epochs": float("nan")}, "epochs"),
+        ({"epochs": "ten"}, "epochs"),
+        ({"steps": -1}, "steps"),
+        ({"steps": 1.5}, "steps"),
         ({"epochs": 1, "batch_size": 0}, "batch_size"),
+        ({"epochs": 1, "batch_size": 64.0}, "batch_size"),
+        ({"epochs": 1, "momentum": "x"}, "momentum"),
+        ({"epochs": 1, "decay": -1}, "decay"),
+        ({"epochs": 1, "weight_decay": -1}, "weight_decay"),
+        ({"epochs": 1, "milestones": 0.5}, "milestones"),
+        ({"epochs": 1, "loss": "baselines.FocalLoss"}, "loss"),
         ({"epochs": 1, "learning_rate": -0.1}, "learning_rate"),
         ({"epochs": 1, "trains": "neck"}, "trains"),
         ({"epochs": 1, "schedule": "linear"}, "schedule"),
@@ -95,7 +103,15 @@ def test_a_stage_refuses_by_name(options, name):
 
 @pytest.mark.parametrize(
     ("changes", "name"),
-    [({"stages": ()}, "stages"), ({"imbalance": 0.5}, "imbalance"), ({"imbalance": float("nan")}, "imbalance")],
+    [
+        ({"stages": ()}, "stages"),
+        ({"imbalance": 0.5}, "imbalance"),
+        ({"imbalance": float("nan")}, "imbalance"),
+        ({"backbone": "nope"}, "backbone"),
+        ({"validation": -1}, "validation"),
+        ({"data_seed": -1}, "data_seed"),
+        ({"head": "linear"}, "head"),
+    ],
 )
 def test_a_recipe_refuses_by_name(changes, name):
     with pytest.raises(ValueError, match=rf"^{name}: got"):

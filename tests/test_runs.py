@@ -362,3 +362,31 @@ def test_a_disk_that_fills_at_the_end_keeps_the_training(tmp_path, monkeypatch, 
     assert [Path(name).name for name in files(tmp_path)] == ["checkpoint.pt"]
     monkeypatch.setattr(training._Stage, "run_epoch", lambda *_: pytest.fail("trained again"))
     assert runs.run(RECIPE, out_dir=tmp_path, device="cpu").history
+
+
+def test_editing_a_part_that_has_no_file_of_its_own_changes_the_code_hash(monkeypatch):
+    """A loss that is defined in a notebook's cell: its source stands for its file, also within another part's options."""
+    from ltnotes.methods.common import Part, part
+    from tests import toys
+
+    recipe = recipes.get("ce", "digits-lt", 10, "tiny")
+    direct = recipe.with_stages(loss=part("tests.toys:RecordingLoss"))
+    nested = recipe.with_stages(
+        balancer=Part("balancers.power_balanced", (("gamma", part("tests.toys:RecordingLoss")),))
+    )
+    monkeypatch.setattr(toys, "__file__", None)
+    runs._source.cache_clear()
+    for edited in (direct, nested):
+        monkeypatch.setattr(runs.inspect, "getsource", lambda target: "version 1")
+        before = runs.code_hash(edited)
+        monkeypatch.setattr(runs.inspect, "getsource", lambda target: "version 2")
+        assert runs.code_hash(edited) != before
+    runs._source.cache_clear()
+
+
+def test_a_run_without_its_weights_is_not_taken_for_finished(tmp_path):
+    recipe = recipes.get("ce", "digits-lt", 10, "tiny", steps=2)
+    first = runs.run(recipe, out_dir=tmp_path)
+    first.checkpoint.unlink()
+    again = runs.run(recipe, out_dir=tmp_path)
+    assert again.checkpoint.is_file() and again.metrics == first.metrics

@@ -75,14 +75,15 @@ class _ClassWeighted(Loss):
 class WeightedCrossEntropy(_ClassWeighted):
     """Cross-entropy weighted by the inverse class count, ``w_y * -log p_y`` (thesis Table 1.1).
 
-    The weights ``1 / n_j`` are rescaled to sum to C, which leaves the learning rate its
-    usual meaning and makes balanced counts the plain cross-entropy.
+    The weights ``1 / n_j`` are rescaled to sum to C, as Cui et al. 2019 do, so that
+    balanced counts give the plain cross-entropy. The mean weight of a drawn image is
+    then below 1, and the steps on a long tail are shorter than those of re-sampling.
 
     Args:
         divide_by: "batch" divides the sum over the batch by its size, as the formula
             says; "weights" divides by the sum of the batch's weights, as
-            ``torch.nn.CrossEntropyLoss(weight=...)`` does. The second makes the size of
-            a step depend on which classes the batch happened to hold.
+            ``torch.nn.CrossEntropyLoss(weight=...)`` does. With the second, what one
+            sample weighs depends on which others its batch happens to hold.
 
     Raises:
         ValueError: bad counts, or an unknown ``divide_by``.
