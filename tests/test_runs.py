@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ltnotes import data, runs, training
+from ltnotes import data, recipes, runs, training
 from ltnotes.methods.common import part
 from ltnotes.recipes import Recipe, Stage
 
@@ -365,7 +365,7 @@ def test_a_disk_that_fills_at_the_end_keeps_the_training(tmp_path, monkeypatch, 
 
 
 def test_editing_a_part_that_has_no_file_of_its_own_changes_the_code_hash(monkeypatch):
-    """A loss that is defined in a notebook's cell: its source stands for its file, also within another part's options."""
+    """Such a part is defined in a notebook: its source stands for its file, also within another part's options."""
     from ltnotes.methods.common import Part, part
     from tests import toys
 
