@@ -121,6 +121,10 @@ def load(
         FileNotFoundError: not prepared yet; the message holds the command that does it.
         RuntimeError: a prepared file is missing, truncated or altered.
     """
+    if imbalance is not None and not imbalance >= 1:
+        raise ValueError(f"imbalance: got {imbalance}, allowed is a ratio of 1 and above")
+    if seed < 0:
+        raise ValueError(f"seed: got {seed}, allowed are 0 and above")
     is_folder = (Path(name) / "manifest.json").is_file()
     if name not in NAMES and not is_folder:
         raise ValueError(f"dataset: got {name!r}, allowed are {', '.join(NAMES)}, or the path of a prepared folder")
@@ -132,7 +136,10 @@ def load(
             raise ValueError(f"imbalance: got {imbalance}, but {name} was prepared with {data.imbalance}")
     else:
         imbalance = DEFAULT_IMBALANCE if imbalance is None else imbalance
-        folder = (Path(root) if root is not None else data_root()) / prepared_name(name, imbalance, seed)
+        where = Path(root) if root is not None else data_root()
+        folder = where / prepared_name(name, imbalance, seed, validation)
+        if not (folder / "manifest.json").is_file():  # the hold-out need not have been prepared
+            folder = where / prepared_name(name, imbalance, seed)
         if not (folder / "manifest.json").is_file():
             raise FileNotFoundError(
                 f"{name} with imbalance {imbalance:g} and seed {seed} is not prepared in {folder.parent}; run"

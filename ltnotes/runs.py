@@ -25,7 +25,7 @@ import torch
 from filelock import FileLock
 from torch import nn
 
-from ltnotes import data, training
+from ltnotes import data, devices, training
 from ltnotes.methods.common import Part
 from ltnotes.progress import TrainingProgress, write_text
 from ltnotes.recipes import Recipe
@@ -102,7 +102,7 @@ def run(
     """
     if seed < 0:
         raise ValueError(f"seed: got {seed}, allowed are 0 and above")
-    chosen = training.choose_device(device)
+    chosen = devices.choose_device(device)
     dataset = _load(recipe.dataset, recipe.imbalance, recipe.data_seed, recipe.validation)
     folder = run_folder(recipe, dataset.fingerprint, seed, data.home() / out_dir)
     try:

@@ -14,8 +14,8 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from ltnotes import metrics, models
 from ltnotes.batches import Augmenter, Normalizer, draw_images
 from ltnotes.data import LongTailData, Split
+from ltnotes.devices import autocast_dtype, precision, seeded
 from ltnotes.methods.common import Transform
 
 EVALUATION_BATCH = 500
@@ -37,33 +38,6 @@ Report = Callable[[float, str], None]
 
 class NonFiniteLossError(RuntimeError):
     """The loss became infinite or NaN; the message names the step, the recipe and what to try."""
-
-
-def choose_device(device: str | torch.device | None) -> torch.device:
-    """The device asked for; without a wish a GPU if there is one, else the CPU.
-
-    Raises:
-        ValueError: no such device here.
-    """
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-    except RuntimeError:
-        raise ValueError(f"device: got {device!r}, allowed are 'cpu', 'cuda' and 'cuda:N'") from None
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device: got {str(device)!r}, but torch sees no CUDA device here; allowed is 'cpu'")
-    if chosen.type not in ("cpu", "cuda") or (chosen.index or 0) >= max(1, torch.cuda.device_count()):
-        raise ValueError(f"device: got {str(device)!r}, allowed are 'cpu' and {torch.cuda.device_count()} CUDA devices")
-    return chosen
-
-
-def autocast_dtype(device: torch.device) -> torch.dtype | None:
-    """bfloat16 where the hardware multiplies it natively, else None: emulated, it is two to three times slower."""
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else None
-    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return torch.bfloat16 if capabilities.get("amx_bf16") or capabilities.get("avx512_bf16") else None
 
 
 def build_model(recipe: Any, num_classes: int) -> models.Classifier:
@@ -107,6 +81,10 @@ class Training:
         self.augment = Augmenter(data)
         self.history: list[dict[str, float]] = []
         self.seconds = 0.0
+        with self._random(0, PARTS):
+            for stage in recipe.stages:  # a bad option of a later stage is said now, not after the stages before it
+                stage.loss.build(class_counts=data.counts)
+                stage.balancer.build(counts=data.counts, t=0.0)
         with self._random(0, 0):
             self.model = build_model(recipe, data.num_classes).to(self.device, memory_format=torch.channels_last)
 
@@ -123,6 +101,8 @@ class Training:
         self._replace_head(stage, index)
         with self._random(index + 1, PARTS):
             live = _Stage(self, stage)
+            if not saved:
+                live.transform.start_stage()
         first_epoch = 0
         if saved:
             self._restore(saved, live)
@@ -175,7 +155,8 @@ class Training:
     def _read_checkpoint(self) -> dict | None:
         if self.checkpoint is None or not self.checkpoint.is_file():
             return None
-        return torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+        saved = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+        return saved if "stage" in saved else None  # a finished run's weights alone are no place to go on from
 
     def _restore(self, saved: dict, live: _Stage) -> None:
         self.model.load_state_dict(saved["model"])
@@ -196,17 +177,22 @@ class _Stage:
         self.steps_per_epoch = min(math.ceil(self.num_images / stage.batch_size), self.num_steps)
         self.num_epochs = math.ceil(self.num_steps / self.steps_per_epoch)
         self.loss = stage.loss.build(class_counts=data.counts).to(training.device)
-        self.transform: Transform = (
-            stage.transform.build(model=model, data=data, class_counts=data.counts) if stage.transform else Transform()
-        )
+        supply = {
+            "model": model,
+            "data": data,
+            "class_counts": data.counts,
+            "augment": training.augment,
+            "predict": lambda split: predict(model, split, data, training.dtype),
+        }
+        self.transform: Transform = stage.transform.build(**supply) if stage.transform else Transform()
         self.optimizer = _optimizer(model, self.loss, stage)
 
     def run_epoch(self, epoch: int, report: Callable[[float, str], None]) -> dict[str, float]:
         """Train one epoch; its mean loss, training accuracy and last learning rate."""
         first = epoch * self.steps_per_epoch
         steps = min(self.steps_per_epoch, self.num_steps - first)
-        self._set_mode()
         self._tell_time(first)
+        self._set_mode()
         self.transform.start_epoch()
         indices = self._draw_epoch(first / self.num_steps, steps)
         losses, hits = [], []
@@ -218,6 +204,7 @@ class _Stage:
             if len(losses) % STEPS_BETWEEN_LOOKS == 0 or i == steps - 1:
                 self._check_finite(losses, first)
                 report((first + i + 1) / self.num_steps, f"epoch {epoch + 1} of {self.num_epochs}")
+        self._check_weights(first + steps)
         return {
             "loss": torch.stack(losses).mean().item(),
             "train_accuracy": torch.cat(hits).double().mean().item(),
@@ -229,14 +216,14 @@ class _Stage:
         training, model = self.training, self.training.model
         indices = self.transform.on_indices(indices)
         targets = training.data.train.labels[indices]
-        with training_precision(training.device, training.dtype):
+        with precision(training.device, training.dtype):
             images, labels = self.transform.on_images(training.augment(indices), [(targets, 1.0)])
             with torch.no_grad() if self.stage.trains == "head" else nullcontext():
                 maps = model.feature_map(images)
             maps, labels = self.transform.on_feature_map(maps, labels)
             features = model.pool(maps)
             logits = model.head(features)
-        loss = torch.stack([self.loss(logits, classes, features) * weight for classes, weight in labels]).sum()
+        loss = torch.stack([self.loss(logits, classes, features, weight) for classes, weight in labels]).sum()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
@@ -264,14 +251,20 @@ class _Stage:
 
     def _check_finite(self, losses: list[Tensor], first: int) -> None:
         finite = torch.isfinite(torch.stack(losses))
-        if finite.all():
-            return
-        step = int((~finite).nonzero()[0])
+        if not finite.all():
+            step = int((~finite).nonzero()[0])
+            self._diverged(f"the loss is {losses[step].item()}", first + step + 1)
+
+    def _check_weights(self, steps: int) -> None:
+        """A step's loss says nothing of its own update: look before the weights become a checkpoint or a result."""
+        if not all(torch.isfinite(parameter).all() for parameter in self.training.model.parameters()):
+            self._diverged("a weight is not finite after the update", steps)
+
+    def _diverged(self, what: str, step: int) -> None:
         raise NonFiniteLossError(
-            f"recipe {self.training.recipe.name!r}, seed {self.training.seed}: the loss is"
-            f" {losses[step].item()} at step {first + step + 1} of {self.num_steps}. Try a learning rate below"
-            f" {self.stage.learning_rate:g}, a longer warm-up than {self.stage.warmup:g} of the stage, or a"
-            " larger batch; the last whole epoch is kept in the checkpoint"
+            f"recipe {self.training.recipe.name!r}, seed {self.training.seed}: {what} at step {step} of"
+            f" {self.num_steps}. Try a learning rate below {self.stage.learning_rate:g}, a longer warm-up than"
+            f" {self.stage.warmup:g} of the stage, or a larger batch; the last whole epoch is kept in the checkpoint"
         )
 
 
@@ -301,32 +294,19 @@ def learning_rate_factor(stage: Any, t: float, step: float) -> float:
     return stage.decay ** sum(t >= milestone - 1e-9 for milestone in stage.milestones)
 
 
-def training_precision(device: torch.device, dtype: torch.dtype | None) -> Any:
-    """Autocast to ``dtype``, or nothing."""
-    return torch.autocast(device.type, dtype) if dtype else nullcontext()
-
-
 @torch.no_grad()
 def predict(model: nn.Module, split: Split, data: LongTailData, dtype: torch.dtype | None = None) -> np.ndarray:
     """Class probabilities ``[N, C]`` of a split's images, from the plain scores, with the model in evaluation mode."""
     normalize = Normalizer(data.mean, data.std, split.images.device)
-    was_training = model.training
+    modes = [(module, module.training) for module in model.modules()]  # a frozen backbone has a mode of its own
     model.eval()
     scores = []
     for images in split.images.split(EVALUATION_BATCH):
-        with training_precision(images.device, dtype):
+        with precision(images.device, dtype):
             scores.append(model(normalize(images)).float())
-    model.train(was_training)
+    for module, mode in modes:
+        module.training = mode
     return torch.cat(scores).softmax(1).cpu().numpy()
-
-
-@contextmanager
-def seeded(position: list[int], device: torch.device) -> Iterator[None]:
-    """Torch's default generators, seeded by a list of ints inside and put back as they were afterwards."""
-    seed = int(np.random.SeedSequence(position).generate_state(1, np.uint64)[0] >> 1)
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
 
 
 def save_atomically(content: Any, path: Path) -> None:

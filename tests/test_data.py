@@ -223,3 +223,10 @@ def test_real_cifar_has_the_counts_of_the_literature(cifar_root):
     # The published constants are those of the whole training set, of which this is a part.
     scaled = cifar.train.images.double() / 255
     assert scaled.mean((0, 1, 2)).tolist() == pytest.approx(cifar.mean, abs=0.05)
+
+
+@pytest.mark.parametrize(("options", "name"), [({"imbalance": 0.5}, "imbalance"), ({"seed": -1}, "seed")])
+@pytest.mark.parametrize("dataset", ["digits-lt", "cifar10-lt"])
+def test_a_bad_ratio_or_seed_is_said_before_the_data_is_looked_for(dataset, options, name):
+    with pytest.raises(ValueError, match=rf"^{name}: got"):
+        data.load(dataset, **options)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ltnotes import training
+from ltnotes import devices, training
 from ltnotes.methods.common import part
 from ltnotes.recipes import Recipe, Stage
 from ltnotes.training import NonFiniteLossError, Training, learning_rate_factor, save_atomically
@@ -301,22 +301,22 @@ def test_a_non_finite_loss_stops_with_step_recipe_and_advice(digits, tmp_path):
 def test_a_device_that_is_not_here_is_refused(device, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match=rf"^device: got '{device}', but torch sees no CUDA device"):
-        training.choose_device(device)
+        devices.choose_device(device)
 
 
 def test_a_device_beyond_the_last_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert training.choose_device("cuda:1") == torch.device("cuda:1")
-    assert training.choose_device(None) == torch.device("cuda")
+    assert devices.choose_device("cuda:1") == torch.device("cuda:1")
+    assert devices.choose_device(None) == torch.device("cuda")
     with pytest.raises(ValueError, match=r"^device: got 'cuda:2', allowed are"):
-        training.choose_device("cuda:2")
+        devices.choose_device("cuda:2")
 
 
 @pytest.mark.parametrize("device", ["gpu", "meta", ""])
 def test_a_device_that_is_none_is_refused(device):
     with pytest.raises(ValueError, match=rf"^device: got '{device}', allowed are 'cpu'"):
-        training.choose_device(device)
+        devices.choose_device(device)
 
 
 def test_progress_reports_rise_to_one(digits):
@@ -379,7 +379,7 @@ def test_stopped_after_any_epoch_and_started_again_ends_bit_identical(
 def test_a_checkpoint_holds_plain_data_only(digits, tmp_path):
     Training(recipe(*TWO_STAGES), digits, 0, tmp_path / "c.pt").run()
     saved = torch.load(tmp_path / "c.pt", weights_only=True)
-    assert set(saved) == {"stage", "epoch", "model", "optimizer", "loss", "history", "seconds"}
+    assert set(saved) == {"stage", "epoch", "model", "optimizer", "loss", "transform", "history", "seconds"}
 
 
 class Unsafe:
@@ -452,3 +452,38 @@ def test_evaluation_takes_the_validation_split(digits):
     metrics, probabilities = job.evaluate(held.validation)
     assert probabilities.shape == (30, 10)
     assert sum(map(sum, metrics["confusion"])) == 30
+
+
+def test_a_bad_option_of_a_later_stage_is_said_before_the_first_is_trained(digits):
+    first = Stage(steps=2)
+    for wrong in (part("balancers.power_balanced"), part("balancers.effective_number_balanced", beta=2.0)):
+        recipe = Recipe("late", "digits-lt", (first, Stage(steps=2, balancer=wrong)), 20, "resnet8")
+        with pytest.raises(ValueError, match=r"gamma|beta"):
+            Training(recipe, digits, 0)
+
+
+def test_weights_that_an_update_made_infinite_become_no_checkpoint(digits, tmp_path):
+    stage = Stage(steps=1, learning_rate=float("3e38"), weight_decay=3e38)
+    job = Training(Recipe("boom", "digits-lt", (stage,), 20, "resnet8"), digits, 0, tmp_path / "checkpoint.pt")
+    with pytest.raises(NonFiniteLossError, match=r"a weight is not finite after the update at step 1 of 1"):
+        job.run()
+    assert not (tmp_path / "checkpoint.pt").exists()
+
+
+def test_predicting_leaves_the_mode_of_every_module_as_it_was(digits):
+    job = Training(Recipe("modes", "digits-lt", (Stage(steps=1),), 20, "resnet8"), digits, 0)
+    job.model.train()
+    job.model.backbone.eval()
+    job.evaluate()
+    assert job.model.head.training and not any(module.training for module in job.model.backbone.modules())
+
+
+def test_a_checkpoint_with_weights_alone_is_no_place_to_go_on_from(digits, tmp_path):
+    recipe = Recipe("stripped", "digits-lt", (Stage(steps=2),), 20, "resnet8")
+    whole = Training(recipe, digits, 0)
+    whole.run()
+    save_atomically({"model": whole.model.state_dict()}, tmp_path / "checkpoint.pt")
+    again = Training(recipe, digits, 0, tmp_path / "checkpoint.pt")
+    again.run()
+    pairs = zip(whole.model.state_dict().values(), again.model.state_dict().values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)

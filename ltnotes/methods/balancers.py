@@ -88,7 +88,7 @@ def inverse_effective_number(counts: Sequence[int], beta: float) -> Tensor:
     """
     if not 0 <= beta < 1:
         raise ValueError(f"beta: got {beta}, allowed is a number from 0 up to, not including, 1")
-    n = _log_counts(counts).exp().round()
+    n = torch.tensor(check_counts(counts, "counts"), dtype=torch.float64)
     if beta == 0:
         return torch.ones_like(n)
     return (1 - beta) / -torch.expm1(n * math.log(beta))

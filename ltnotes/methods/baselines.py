@@ -144,7 +144,7 @@ class Mixup(Transform):
 
     def on_images(self, images: Tensor, labels: Labels) -> tuple[Tensor, Labels]:
         alpha = torch.full((), self.alpha, device=images.device)
-        lam = torch.distributions.Beta(alpha, alpha).sample()
+        lam = torch.distributions.Beta(alpha, alpha, validate_args=False).sample()  # looking would wait for a GPU
         partner = torch.randperm(len(images), device=images.device)
         # Not torch.lerp: it would need lam in the images' dtype.
         mixed = lam * images + (1 - lam) * images[partner]

@@ -11,6 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+SUPPLIED = frozenset(
+    ("class_counts", "counts", "t", "in_features", "num_classes", "previous", "model", "data", "augment", "predict")
+)
+"""Arguments that a part gets from the trainer, and a recipe therefore never sets."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -46,18 +51,26 @@ class Part:
         """Call the part with its options and with those of ``supply`` that its signature names.
 
         Raises:
-            ValueError: an option that the part does not take.
+            ValueError: an option that the part does not take, or a missing one.
         """
+        self.check_options()
         target = self.resolve()
         parameters = inspect.signature(target).parameters
+        wanted = {key: value for key, value in supply.items() if key in parameters} | dict(self.options)
+        try:
+            inspect.signature(target).bind(**wanted)
+        except TypeError as error:
+            raise ValueError(f"{self.name}: {error}, allowed are {', '.join(parameters)}") from None
+        return target(**wanted)
+
+    def check_options(self) -> None:
+        """Raise ValueError for an option that the part does not take, or that the trainer supplies."""
+        allowed = [name for name in inspect.signature(self.resolve()).parameters if name not in SUPPLIED]
         for option, _ in self.options:
-            if option not in parameters or option in supply:
-                allowed = [p for p in parameters if p not in supply]
+            if option not in allowed:
                 raise ValueError(
                     f"{self.name}: got option {option!r}, allowed are {', '.join(allowed) or 'no options'}"
                 )
-        wanted = {key: value for key, value in supply.items() if key in parameters}
-        return target(**wanted, **dict(self.options))
 
     def __str__(self) -> str:
         options = ", ".join(f"{key}={value!r}" for key, value in self.options)
@@ -67,17 +80,18 @@ class Part:
 def part(name: str, **options: Any) -> Part:
     """``part("baselines.FocalLoss", gamma=2.0)``: a :class:`Part`, checked to exist."""
     made = Part(name, tuple(sorted(options.items())))
-    made.resolve()
+    made.check_options()
     return made
 
 
 class Loss(nn.Module):
     """Base of all losses: checks the input, computes in float32 or better, and returns the batch mean.
 
-    Call as ``loss(logits, targets, features=None)`` with logits ``[B, C]``, class ids
-    ``[B]`` and, for losses that need them, pooled features ``[B, D]``. A subclass
-    defines :meth:`per_sample`. A loss that follows the training's progress also has
-    ``set_progress(t)`` with ``t`` in [0, 1].
+    Call as ``loss(logits, targets, features=None, weight=None)`` with logits ``[B, C]``,
+    class ids ``[B]``, for losses that need them pooled features ``[B, D]``, and, where
+    samples count differently, a weight for all or for each, ``[B]``. The mean is over the
+    batch, whatever the weights. A subclass defines :meth:`per_sample`. A loss that follows
+    the training's progress also has ``set_progress(t)`` with ``t`` in [0, 1].
 
     Raises:
         ValueError: shapes that do not fit together, targets that are not int64, or (on
@@ -86,12 +100,19 @@ class Loss(nn.Module):
 
     num_classes: int | None = None
 
-    def forward(self, logits: Tensor, targets: Tensor, features: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        logits: Tensor,
+        targets: Tensor,
+        features: Tensor | None = None,
+        weight: Tensor | float | None = None,
+    ) -> Tensor:
         self._check(logits, targets)
         # Under autocast logits can arrive in half precision, too coarse for log-sum-exp.
         logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
         with torch.autocast(logits.device.type, enabled=False):
-            return self.per_sample(logits, targets, features).mean()
+            losses = self.per_sample(logits, targets, features)
+            return losses.mean() if weight is None else (losses * weight).mean()
 
     def per_sample(self, logits: Tensor, targets: Tensor, features: Tensor | None) -> Tensor:
         """Loss of each sample, ``[B]``."""
@@ -121,15 +142,16 @@ def weights_summing_to_classes(weights: Tensor | Sequence[float]) -> Tensor:
 
 
 Labels = list[tuple[Tensor, float | Tensor]]
-"""What a batch is trained on: pairs of class ids ``[B]`` and their weight in the loss; mixup has two."""
+"""What a batch is trained on: pairs of class ids ``[B]`` and loss weights, one or ``[B]``; mixup has two pairs."""
 
 
 class Transform:
     """Base of batch transforms: three places where a method can reach into a training step.
 
     The trainer builds one per stage and supplies what the constructor names among
-    ``model``, ``data`` (the training data, with its validation split) and
-    ``class_counts``. Random draws come from torch's default generator, which the
+    ``model``, ``data`` (the training data, with its validation split), ``class_counts``,
+    ``augment`` (training indices to augmented images) and ``predict`` (a split to class
+    probabilities ``[N, C]`` of the model as it is). Random draws come from torch's default generator, which the
     trainer seeds. ``set_progress(t)``, where defined, is told the stage's progress.
     """
 
@@ -140,8 +162,11 @@ class Transform:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what :meth:`state_dict` gave."""
 
+    def start_stage(self) -> None:
+        """Called once before the stage's first epoch, and not when a run is resumed within the stage."""
+
     def start_epoch(self) -> None:
-        """Called before the first batch of every epoch, with the model in training mode."""
+        """Called before the first batch of every epoch, with the model in the mode that the stage trains in."""
 
     def on_indices(self, indices: Tensor) -> Tensor:
         """The drawn training indices ``[B]``: a method that composes its own batches replaces them."""

@@ -68,7 +68,12 @@ class GCLLoss(Loss):
         self.noise_multiplier, self.target_margin = noise_multiplier, target_margin
 
     def forward(
-        self, logits: Tensor, targets: Tensor, features: Tensor | None = None, noise: Tensor | None = None
+        self,
+        logits: Tensor,
+        targets: Tensor,
+        features: Tensor | None = None,
+        weight: Tensor | float | None = None,
+        noise: Tensor | None = None,
     ) -> Tensor:
         """As every loss; ``noise`` ``[B, C]`` replaces the draw of ``eps``, before the clamp."""
         if noise is not None and noise.shape != logits.shape:
@@ -76,7 +81,7 @@ class GCLLoss(Loss):
                 f"noise: got shape {tuple(noise.shape)}, allowed is that of the logits, {tuple(logits.shape)}"
             )
         self._noise = noise
-        return super().forward(logits, targets, features)
+        return super().forward(logits, targets, features, weight)
 
     def per_sample(self, logits: Tensor, targets: Tensor, features: Tensor | None) -> Tensor:
         noise, self._noise = self._noise, None

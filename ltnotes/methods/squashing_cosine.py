@@ -40,7 +40,9 @@ class CosineClassifier(nn.Module):
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.scale * F.linear(F.normalize(features), F.normalize(self.weight))
+        # In bf16 a cosine has two digits, fewer than the margins that losses put on it.
+        with torch.autocast(features.device.type, enabled=False):
+            return self.scale * F.linear(F.normalize(features.to(self.weight.dtype)), F.normalize(self.weight))
 
 
 class SquashingCosineClassifier(CosineClassifier):
@@ -65,5 +67,5 @@ class SquashingCosineClassifier(CosineClassifier):
         self.beta = beta
 
     def forward(self, features: Tensor) -> Tensor:
-        norm = features.norm(dim=1, keepdim=True)
+        norm = features.to(self.weight.dtype).norm(dim=1, keepdim=True)
         return norm / (self.beta + norm).clamp_min(torch.finfo(norm.dtype).tiny) * super().forward(features)

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from data_prep.__main__ import main as data_prep
-from ltnotes.training import autocast_dtype
+from ltnotes.devices import autocast_dtype
 from tests.conftest import CIFAR_FOLDER
 
 REPOSITORY = Path(__file__).parents[2]

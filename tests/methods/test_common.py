@@ -117,3 +117,16 @@ def test_the_base_transform_changes_nothing():
         images, kept = hook(tensor, labels)
         assert images is tensor
         assert kept is labels
+
+
+def test_a_weight_for_each_sample_weighs_each_sample():
+
+    logits, targets, weight = torch.randn(4, 3), torch.tensor([0, 1, 2, 0]), torch.tensor([0.0, 1.0, 2.0, 0.5])
+    each = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+    torch.testing.assert_close(CrossEntropy()(logits, targets, weight=weight), (weight * each).mean())
+    torch.testing.assert_close(CrossEntropy()(logits, targets, weight=0.3), 0.3 * each.mean())
+
+
+def test_what_the_trainer_supplies_is_no_option():
+    with pytest.raises(ValueError, match=r"got option 'class_counts', allowed are divide_by"):
+        part("baselines.WeightedCrossEntropy", class_counts=(1, 2))

@@ -137,3 +137,12 @@ def test_8142_classes():
 def test_bad_options_are_refused_by_name(head, options, name):
     with pytest.raises(ValueError, match=f"^{name}: got"):
         head(FEATURES, CLASSES, **options)
+
+
+@pytest.mark.parametrize("head", [CosineClassifier, SquashingCosineClassifier])
+def test_cosines_keep_their_digits_under_autocast(head):
+    classifier, features = head(16, 5), torch.randn(8, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        scores = classifier(features)
+    assert scores.dtype == torch.float32
+    torch.testing.assert_close(scores, classifier(features))
