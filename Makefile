@@ -42,6 +42,9 @@ html: $(STAMP)
 # The book as it will be built is laid out in a folder of its own: book/, the executed
 # chapters over it, REPO and HUB in its configuration. A failed build leaves the last good one.
 site:
+	@if [ -e $(HTML) ] && [ ! -f $(HTML)/index.html ]; then \
+	  echo "HTML: got $(HTML), which holds something else than a book; allowed is a new folder" >&2; exit 2; \
+	fi
 	@rm -rf $(HTML).stage
 	@mkdir -p $(dir $(HTML))
 	@cp -R book $(HTML).stage
