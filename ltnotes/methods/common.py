@@ -90,7 +90,8 @@ class Loss(nn.Module):
     Call as ``loss(logits, targets, features=None, weight=None)`` with logits ``[B, C]``,
     class ids ``[B]``, for losses that need them pooled features ``[B, D]``, and, where
     samples count differently, a weight for all or for each, ``[B]``. The mean is over the
-    batch, whatever the weights. A subclass defines :meth:`per_sample`. A loss that follows
+    batch, whatever the weights. A subclass defines :meth:`per_sample`, and may give it more
+    arguments, which the call passes on. A loss that follows
     the training's progress also has ``set_progress(t)`` with ``t`` in [0, 1].
 
     Raises:
@@ -106,12 +107,13 @@ class Loss(nn.Module):
         targets: Tensor,
         features: Tensor | None = None,
         weight: Tensor | float | None = None,
+        **more: Tensor | None,
     ) -> Tensor:
         self._check(logits, targets)
         # Under autocast logits can arrive in half precision, too coarse for log-sum-exp.
         logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
         with torch.autocast(logits.device.type, enabled=False):
-            losses = self.per_sample(logits, targets, features)
+            losses = self.per_sample(logits, targets, features, **more)
             return losses.mean() if weight is None else (losses * weight).mean()
 
     def per_sample(self, logits: Tensor, targets: Tensor, features: Tensor | None) -> Tensor:

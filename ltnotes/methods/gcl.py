@@ -27,8 +27,8 @@ class GCLLoss(Loss):
     """Cross-entropy on ``s * (cos(theta_j) - delta_j |eps|)`` (thesis Eqs. 5.11 and 5.12).
 
     Takes plain cosines. ``eps ~ N(0, sigma**2)``, clamped to [-1, 1], is drawn for each
-    sample and class; the cloud size ``delta_j`` is 0 for the largest class and 1 for the
-    rarest. In ``eval()`` there is no noise.
+    sample and class, or given to the call as ``noise`` ``[B, C]``. The cloud size
+    ``delta_j`` is 0 for the largest class and 1 for the rarest. In ``eval()`` none is drawn.
 
     Args:
         scale: ``s``. The thesis gives no number; its released code uses 30.
@@ -67,24 +67,13 @@ class GCLLoss(Loss):
         self.scale, self.sigma = scale, sigma
         self.noise_multiplier, self.target_margin = noise_multiplier, target_margin
 
-    def forward(
-        self,
-        logits: Tensor,
-        targets: Tensor,
-        features: Tensor | None = None,
-        weight: Tensor | float | None = None,
-        noise: Tensor | None = None,
+    def per_sample(
+        self, logits: Tensor, targets: Tensor, features: Tensor | None, noise: Tensor | None = None
     ) -> Tensor:
-        """As every loss; ``noise`` ``[B, C]`` replaces the draw of ``eps``, before the clamp."""
         if noise is not None and noise.shape != logits.shape:
             raise ValueError(
-                f"noise: got shape {tuple(noise.shape)}, allowed is that of the logits, {tuple(logits.shape)}"
+                f"noise: got {tuple(noise.shape)}, allowed is the shape of the logits, {tuple(logits.shape)}"
             )
-        self._noise = noise
-        return super().forward(logits, targets, features, weight)
-
-    def per_sample(self, logits: Tensor, targets: Tensor, features: Tensor | None) -> Tensor:
-        noise, self._noise = self._noise, None
         if noise is None and self.training:
             noise = self.sigma * torch.randn_like(logits)
         if noise is not None:
