@@ -100,6 +100,9 @@ class Loss(nn.Module):
     """
 
     num_classes: int | None = None
+    evaluation_scale: float = 1.0
+    """What a head's scores are multiplied by before their softmax at evaluation: a loss that
+    takes plain cosines scales them itself, and without its scale confidences say nothing."""
 
     def forward(
         self,
@@ -157,6 +160,9 @@ class Transform:
     trainer seeds. ``set_progress(t)``, where defined, is told the stage's progress.
     """
 
+    block: int | None = None
+    """After how many blocks of the backbone :meth:`on_feature_map` acts; after the last if None."""
+
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to know of the epochs before, as tensors and plain numbers."""
         return {}
@@ -179,5 +185,5 @@ class Transform:
         return images, labels
 
     def on_feature_map(self, feature_map: Tensor, labels: Labels) -> tuple[Tensor, Labels]:
-        """The backbone's last map ``[B, D, h, w]`` before it is pooled."""
+        """The backbone's map ``[B, D, h, w]``: the last before it is pooled, or that after :attr:`block`."""
         return feature_map, labels
