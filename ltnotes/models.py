@@ -1,20 +1,26 @@
 """Networks: a backbone that yields a feature map, joined to a classifier head.
 
-Every model answers the same four questions, so that a method can ask for what it
-needs without knowing the architecture::
+Every model answers the same questions, so that a method can ask for what it needs
+without knowing the architecture::
 
     model(images)              [B, C]        logits (or cosines, if the head gives them)
     model.features(images)     [B, D]        pooled features, the head's input
-    model.feature_map(images)  [B, D, h, w]  the last convolutional map
+    model.feature_map(images)  [B, K, h, w]  the last convolutional map, or that after an earlier block
     model.head                 the classifier; ``model.num_features`` is D
+    model.class_weight         [C, K]        what each channel of the last map adds to each class
+
+D and K are the same unless a layer lies between pooling and head, as in BLT's ResNet-10.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.models.resnet import BasicBlock as WideBasicBlock
+from torchvision.models.resnet import ResNet
 
 from ltnotes.methods.squashing_cosine import LinearClassifier
 
@@ -47,64 +53,127 @@ class BasicBlock(nn.Module):
         return F.relu(out + self.shortcut(x), inplace=True)
 
 
-class CifarResNet(nn.Module):
-    """The 6n+2-layer ResNet for 32x32 images: three groups of n blocks, 16-32-64 channels."""
+def cifar_resnet(depth: int) -> nn.Sequential:
+    """The 6n+2-layer ResNet for 32x32 images: three blocks of n residual units, 16-32-64 channels (He et al. 2016)."""
+    stem = [nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU(inplace=True)]
+    blocks, channels = [], 16
+    for width in (16, 32, 64):
+        units = [BasicBlock(channels, width, 1 if channels == width else 2)]
+        units += [BasicBlock(width, width, 1) for _ in range((depth - 2) // 6 - 1)]
+        blocks.append(nn.Sequential(*stem, *units))
+        stem, channels = [], width
+    backbone = nn.Sequential(*blocks)
+    for module in backbone.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight)
+    return backbone
 
-    def __init__(self, depth: int):
-        super().__init__()
-        blocks_per_group = (depth - 2) // 6
-        layers: list[nn.Module] = [nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU(inplace=True)]
-        channels = 16
-        for group, width in enumerate((16, 32, 64)):
-            for block in range(blocks_per_group):
-                stride = 2 if group > 0 and block == 0 else 1
-                layers.append(BasicBlock(channels, width, stride))
-                channels = width
-        self.layers = nn.Sequential(*layers)
-        self.num_features = channels
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight)
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.layers(images)
+def resnet(network: ResNet, small_images: bool = False) -> nn.Sequential:
+    """The four blocks of a torchvision ResNet, the first with the stem.
+
+    Args:
+        small_images: a 3x3 stem without pooling: the usual one shrinks a 32x32 image to a
+            map of one pixel, on which a class activation map says nothing.
+    """
+    stem = [network.conv1, network.bn1, network.relu, network.maxpool]
+    if small_images:
+        stem = [nn.Conv2d(3, 64, 3, 1, 1, bias=False), network.bn1, network.relu]
+        nn.init.kaiming_normal_(stem[0].weight, mode="fan_out", nonlinearity="relu")
+    return nn.Sequential(nn.Sequential(*stem, network.layer1), network.layer2, network.layer3, network.layer4)
+
+
+def densenet(network: nn.Module) -> nn.Sequential:
+    """The four dense blocks of a torchvision DenseNet, each with the transition that follows it."""
+    layers = dict(network.features.named_children())
+    stem = [layers[name] for name in ("conv0", "norm0", "relu0", "pool0")]
+    blocks = [[*stem, layers["denseblock1"], layers["transition1"]]]
+    blocks += [[layers[f"denseblock{i}"], layers[f"transition{i}"]] for i in (2, 3)]
+    blocks += [[layers["denseblock4"], layers["norm5"], nn.ReLU(inplace=True)]]
+    return nn.Sequential(*(nn.Sequential(*block) for block in blocks))
+
+
+def efficientnet(network: nn.Module) -> nn.Sequential:
+    """The blocks of a torchvision EfficientNet: the stem with the first, the last 1x1 convolution with the last."""
+    stem, first, *middle, last, final = network.features
+    return nn.Sequential(nn.Sequential(stem, first), *middle, nn.Sequential(last, final))
+
+
+BACKBONES: dict[str, Callable[[str | None], nn.Sequential]] = {
+    "resnet8": lambda weights: cifar_resnet(8),
+    "resnet20": lambda weights: cifar_resnet(20),
+    "resnet32": lambda weights: cifar_resnet(32),
+    "resnet18-cifar": lambda weights: resnet(ResNet(WideBasicBlock, [2, 2, 2, 2]), small_images=True),
+    "resnet34-cifar": lambda weights: resnet(ResNet(WideBasicBlock, [3, 4, 6, 3]), small_images=True),
+    "resnet10": lambda weights: resnet(ResNet(WideBasicBlock, [1, 1, 1, 1])),
+    "resnet18": lambda weights: resnet(torchvision.models.resnet18(weights=weights)),
+    "resnet34": lambda weights: resnet(torchvision.models.resnet34(weights=weights)),
+    "resnet50": lambda weights: resnet(torchvision.models.resnet50(weights=weights)),
+    "resnet101": lambda weights: resnet(torchvision.models.resnet101(weights=weights)),
+    "resnet152": lambda weights: resnet(torchvision.models.resnet152(weights=weights)),
+    "resnext50": lambda weights: resnet(torchvision.models.resnext50_32x4d(weights=weights)),
+    "densenet121": lambda weights: densenet(torchvision.models.densenet121(weights=weights)),
+    "efficientnet-b0": lambda weights: efficientnet(torchvision.models.efficientnet_b0(weights=weights)),
+}
+"""Each builds a backbone as a sequence of blocks, from nothing or with torchvision's weights of that name."""
+WITHOUT_WEIGHTS = ("resnet8", "resnet20", "resnet32", "resnet18-cifar", "resnet34-cifar", "resnet10")
+PROJECTIONS = {"resnet10": 512}
+"""Width of the layer that a backbone has between pooling and head, unless told otherwise (BLT-S section 2)."""
 
 
 class Classifier(nn.Module):
-    """A backbone ``[B, 3, H, W] -> [B, D, h, w]``, global average pooling, and a head ``[B, D] -> [B, C]``."""
+    """Blocks ``[B, 3, H, W] -> [B, K, h, w]``, global average pooling, and a head ``[B, D] -> [B, C]``.
 
-    def __init__(self, backbone: nn.Module, head: nn.Module):
+    Args:
+        backbone: a sequence of blocks.
+        projection: a layer between pooling and head; none is the identity.
+    """
+
+    def __init__(self, backbone: nn.Sequential, projection: nn.Module, head: nn.Module):
         super().__init__()
         self.backbone = backbone
+        self.projection = projection
         self.head = head
 
     @property
     def num_features(self) -> int:
-        return self.backbone.num_features
+        """D, the width of what the head sees."""
+        return getattr(self.projection, "out_features", None) or num_channels(self.backbone)
 
-    def feature_map(self, images: Tensor) -> Tensor:
-        return self.backbone(images)
+    @property
+    def class_weight(self) -> Tensor:
+        """The head's weights ``[C, K]`` on the channels of the last map, through the projection if there is one."""
+        weight = self.head.weight
+        return weight @ self.projection.weight if isinstance(self.projection, nn.Linear) else weight
+
+    def feature_map(self, images: Tensor, block: int | None = None) -> Tensor:
+        """The map after ``block`` blocks; after the last if None."""
+        return self.backbone(images) if block is None else self.backbone[:block](images)
+
+    def from_map(self, feature_map: Tensor, block: int | None = None) -> Tensor:
+        """Features ``[B, D]`` from the map after ``block`` blocks."""
+        if block is not None:
+            feature_map = self.backbone[block:](feature_map)
+        return self.projection(self.pool(feature_map))
 
     @staticmethod
     def pool(feature_map: Tensor) -> Tensor:
         return feature_map.mean(dim=(2, 3))
 
     def features(self, images: Tensor) -> Tensor:
-        return self.pool(self.feature_map(images))
+        return self.from_map(self.feature_map(images))
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.features(images))
 
 
-BACKBONES: dict[str, Callable[[], nn.Module]] = {
-    "resnet8": lambda: CifarResNet(8),
-    "resnet20": lambda: CifarResNet(20),
-    "resnet32": lambda: CifarResNet(32),
-}
-
-
 def build(
-    backbone: str, num_classes: int, head: Callable[..., nn.Module] = LinearClassifier, **head_options
+    backbone: str,
+    num_classes: int,
+    head: Callable[..., nn.Module] = LinearClassifier,
+    projection: int | None = None,
+    pretrained: bool = False,
+    **head_options,
 ) -> Classifier:
     """Join a backbone to a classifier head.
 
@@ -112,16 +181,32 @@ def build(
         backbone: one of ``BACKBONES``.
         num_classes: C, at least 2.
         head: called as ``head(num_features, num_classes, **head_options)``.
+        projection: width of a fully connected layer between pooling and head; 0 for none.
+            If not given, the backbone's own: 512 for "resnet10", none for all others.
+        pretrained: begin with torchvision's weights for ImageNet, downloaded on first use.
 
     Raises:
-        ValueError: unknown backbone, or fewer than two classes.
+        ValueError: unknown backbone, one that torchvision has no weights for, fewer than
+            two classes, or a negative projection.
     """
     if backbone not in BACKBONES:
         raise ValueError(f"backbone: got {backbone!r}, allowed are {', '.join(BACKBONES)}")
     if num_classes < 2:
         raise ValueError(f"num_classes: got {num_classes}, allowed are 2 and more")
-    body = BACKBONES[backbone]()
-    return Classifier(body, head(body.num_features, num_classes, **head_options))
+    if pretrained and backbone in WITHOUT_WEIGHTS:
+        allowed = ", ".join(name for name in BACKBONES if name not in WITHOUT_WEIGHTS)
+        raise ValueError(f"pretrained: got True for {backbone!r}, allowed for {allowed}")
+    width = PROJECTIONS.get(backbone, 0) if projection is None else projection
+    if width < 0:
+        raise ValueError(f"projection: got {width}, allowed are 0 and above")
+    body = BACKBONES[backbone]("DEFAULT" if pretrained else None)
+    middle = nn.Linear(num_channels(body), width) if width else nn.Identity()
+    return Classifier(body, middle, head(width or num_channels(body), num_classes, **head_options))
+
+
+def num_channels(backbone: nn.Sequential) -> int:
+    """K, the channels of a backbone's last map: its last BatchNorm says so, whatever the architecture."""
+    return [module for module in backbone.modules() if isinstance(module, nn.BatchNorm2d)][-1].num_features
 
 
 def num_parameters(module: nn.Module) -> int:

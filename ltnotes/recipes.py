@@ -30,16 +30,22 @@ class Stage:
 
     Args:
         epochs: passes over as many images as the training set has; may be a fraction.
-        steps: batches, instead of ``epochs``; exactly one of the two is given.
+        steps: batches, instead of ``epochs``; exactly one of the two is given. A stage
+            of 0 steps trains nothing: it only replaces the head.
         loss, balancer, transform: method parts; see :mod:`ltnotes.methods.common`.
         head: a new classifier head for this stage; the old one goes on if None. Its
-            constructor is supplied ``previous``, the old head, where it asks for it.
+            constructor is supplied ``previous``, the old head, where it asks for it, and
+            its ``fit(features, labels)``, where it has one, is called with those of all
+            training images before the stage begins.
         trains: "all", or "head" with the backbone frozen in evaluation mode.
         learning_rate: of the backbone and, unless ``head_learning_rate`` is given, the head.
         schedule: "step" multiplies the rate by ``decay`` at each milestone; "cosine"
-            brings it to 0 along half a cosine.
+            brings it to ``final_rate`` times itself along half a cosine.
         milestones: progress of the stage in (0, 1) at which the rate falls.
         warmup: share of the stage over which the rate rises linearly from 0.
+        keep: "last" ends with the weights of the last epoch. "best-test" looks at the test
+            set after every epoch and ends with the best, as much released code does: a
+            choice made on the test set, here only to measure what it is worth.
     """
 
     epochs: float | None = None
@@ -55,20 +61,23 @@ class Stage:
     schedule: str = "step"
     milestones: tuple[float, ...] = (0.8, 0.9)
     decay: float = 0.1
+    final_rate: float = 0.0
     warmup: float = 0.0
     momentum: float = 0.9
     weight_decay: float = 2e-4
+    keep: str = "last"
 
     def __post_init__(self) -> None:
         given = (self.epochs, self.steps)
         _require(given.count(None) == 1, "epochs, steps", given, "exactly one of the two")
-        _whole_numbers(self, {"steps": 1, "batch_size": 1})
-        _numbers(self, {"epochs": 0, "learning_rate": 0, "head_learning_rate": 0, "decay": 0, "warmup": 0})
-        _numbers(self, {"momentum": 0, "weight_decay": 0})
+        _whole_numbers(self, {"steps": 0, "batch_size": 1})
+        _numbers(self, {"epochs": 0, "learning_rate": 0, "head_learning_rate": 0, "decay": 0, "final_rate": 0})
+        _numbers(self, {"warmup": 0, "momentum": 0, "weight_decay": 0})
         _of_type(self, {"loss": Part, "balancer": Part, "transform": Part | None, "head": Part | None})
         _require(self.epochs != 0, "epochs", self.epochs, "a number above 0")
         _require(self.trains in TRAINABLE, "trains", self.trains, " or ".join(TRAINABLE))
         _require(self.schedule in ("step", "cosine"), "schedule", self.schedule, "'step' or 'cosine'")
+        _require(self.keep in ("last", "best-test"), "keep", self.keep, "'last' or 'best-test'")
         _of_type(self, {"milestones": tuple})
         _require(all(0 < m < 1 for m in self.milestones), "milestones", self.milestones, "progress between 0 and 1")
         _require(self.warmup < 1, "warmup", self.warmup, "a share from 0 up to, not including, 1")
@@ -81,6 +90,9 @@ class Recipe:
     Args:
         imbalance: ratio of the largest to the smallest class.
         head: the classifier of the first stage.
+        projection: width of a fully connected layer between pooling and head, 0 for none;
+            the backbone's own if None.
+        pretrained: begin with torchvision's weights for ImageNet.
         validation: training images per class held out for methods that need validation.
     """
 
@@ -90,6 +102,8 @@ class Recipe:
     imbalance: float = DEFAULT_IMBALANCE
     backbone: str = "resnet32"
     head: Part = LINEAR
+    projection: int | None = None
+    pretrained: bool = False
     validation: int = 0
     data_seed: int = 0
 
@@ -98,7 +112,8 @@ class Recipe:
         _require(len(self.stages) > 0, "stages", self.stages, "one stage or more")
         _require(self.backbone in BACKBONES, "backbone", self.backbone, ", ".join(BACKBONES))
         _numbers(self, {"imbalance": 1})
-        _whole_numbers(self, {"validation": 0, "data_seed": 0})
+        _whole_numbers(self, {"projection": 0, "validation": 0, "data_seed": 0})
+        _of_type(self, {"pretrained": bool})
 
     @property
     def hash(self) -> str:

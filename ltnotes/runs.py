@@ -16,7 +16,7 @@ import platform
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +66,9 @@ class Run:
 
     def model(self) -> nn.Module:
         """The trained network on the CPU, in evaluation mode."""
-        network = training.build_model(self.recipe, len(self.counts))
+        network = training.build_model(replace(self.recipe, pretrained=False), self.counts)
         for stage in self.recipe.stages:
-            training.replace_head(network, stage, len(self.counts))
+            training.replace_head(network, stage, self.counts)
         saved = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
         network.load_state_dict(saved["model"])
         return network.eval()

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,12 @@ import torch
 from torch import Tensor, nn
 
 from ltnotes import metrics, models
-from ltnotes.batches import Augmenter, Normalizer, draw_images
+from ltnotes.batches import Augmenter, draw_images
 from ltnotes.data import LongTailData, Split
 from ltnotes.devices import autocast_dtype, precision, seeded
+from ltnotes.inference import extract_features, predict
 from ltnotes.methods.common import Transform
 
-EVALUATION_BATCH = 500
 HEAD, PARTS = 1 << 20, 1 << 21  # beyond any epoch: positions in the run that seed a stage's head and its parts
 STEPS_BETWEEN_LOOKS = 50  # how often the loss is read back, which on a GPU waits for it
 Report = Callable[[float, str], None]
@@ -40,20 +40,20 @@ class NonFiniteLossError(RuntimeError):
     """The loss became infinite or NaN; the message names the step, the recipe and what to try."""
 
 
-def build_model(recipe: Any, num_classes: int) -> models.Classifier:
+def build_model(recipe: Any, counts: Sequence[int]) -> models.Classifier:
     """The network that a recipe's first stage begins with."""
 
     def head(in_features: int, num_classes: int) -> nn.Module:
-        return recipe.head.build(in_features=in_features, num_classes=num_classes)
+        return recipe.head.build(in_features=in_features, num_classes=num_classes, class_counts=counts)
 
-    return models.build(recipe.backbone, num_classes, head)
+    return models.build(recipe.backbone, len(counts), head, recipe.projection, recipe.pretrained)
 
 
-def replace_head(model: models.Classifier, stage: Any, num_classes: int) -> None:
+def replace_head(model: models.Classifier, stage: Any, counts: Sequence[int]) -> None:
     """Give the model the stage's own head, if it has one."""
     if stage.head is not None:
-        supply = {"in_features": model.num_features, "num_classes": num_classes, "previous": model.head}
-        model.head = stage.head.build(**supply)
+        supply = {"in_features": model.num_features, "num_classes": len(counts), "class_counts": counts}
+        model.head = stage.head.build(previous=model.head, **supply)
 
 
 class Training:
@@ -81,12 +81,13 @@ class Training:
         self.augment = Augmenter(data)
         self.history: list[dict[str, float]] = []
         self.seconds = 0.0
+        self.evaluation_scale = 1.0
         with self._random(0, PARTS):
             for stage in recipe.stages:  # a bad option of a later stage is said now, not after the stages before it
                 stage.loss.build(class_counts=data.counts)
                 stage.balancer.build(counts=data.counts, t=0.0)
         with self._random(0, 0):
-            self.model = build_model(recipe, data.num_classes).to(self.device, memory_format=torch.channels_last)
+            self.model = build_model(recipe, data.counts).to(self.device, memory_format=torch.channels_last)
 
     def run(self) -> None:
         """Train every stage to its end, from the checkpoint if there is one."""
@@ -102,7 +103,8 @@ class Training:
         with self._random(index + 1, PARTS):
             live = _Stage(self, stage)
             if not saved:
-                live.transform.start_stage()
+                live.start()
+        self.evaluation_scale = live.loss.evaluation_scale
         first_epoch = 0
         if saved:
             self._restore(saved, live)
@@ -111,13 +113,17 @@ class Training:
             began = time.perf_counter()
             with self._random(index + 1, epoch):
                 record = live.run_epoch(epoch, self._report_from(index))
+            if stage.keep == "best-test":
+                record["test_accuracy"] = live.remember_best()
             self.seconds += time.perf_counter() - began
             self.history.append({"stage": index, "epoch": epoch, **record})
             self._write_checkpoint(index, epoch + 1, live)
+        if live.best:
+            self.model.load_state_dict(live.best["model"])
 
     def _replace_head(self, stage: Any, index: int) -> None:
         with self._random(index + 1, HEAD):
-            replace_head(self.model, stage, self.data.num_classes)
+            replace_head(self.model, stage, self.data.counts)
         self.model.head.to(self.device)
 
     def _random(self, *position: int) -> Any:
@@ -132,7 +138,7 @@ class Training:
     def evaluate(self, split: Split | None = None) -> tuple[dict[str, Any], np.ndarray]:
         """Metrics and class probabilities ``[N, C]`` on a split; the test set if not given."""
         split = self.data.test if split is None else split
-        probabilities = predict(self.model, split, self.data, self.dtype)
+        probabilities = predict(self.model, split, self.data, self.dtype, self.evaluation_scale)
         return metrics.summarize(probabilities, split.labels.cpu().numpy(), self.data.counts), probabilities
 
     # --- checkpoints ---
@@ -147,6 +153,7 @@ class Training:
             "optimizer": live.optimizer.state_dict(),
             "loss": live.loss.state_dict(),
             "transform": live.transform.state_dict(),
+            "best": live.best,
             "history": self.history,
             "seconds": self.seconds,
         }
@@ -163,6 +170,7 @@ class Training:
         live.optimizer.load_state_dict(saved["optimizer"])
         live.loss.load_state_dict(saved["loss"])
         live.transform.load_state_dict(saved["transform"])
+        live.best = saved["best"]
         self.history, self.seconds = saved["history"], saved["seconds"]
 
 
@@ -174,7 +182,7 @@ class _Stage:
         data, model = training.data, training.model
         self.num_images = len(data.train)
         self.num_steps = _num_steps(stage, self.num_images)
-        self.steps_per_epoch = min(math.ceil(self.num_images / stage.batch_size), self.num_steps)
+        self.steps_per_epoch = min(math.ceil(self.num_images / stage.batch_size), max(self.num_steps, 1))
         self.num_epochs = math.ceil(self.num_steps / self.steps_per_epoch)
         self.loss = stage.loss.build(class_counts=data.counts).to(training.device)
         supply = {
@@ -182,10 +190,28 @@ class _Stage:
             "data": data,
             "class_counts": data.counts,
             "augment": training.augment,
-            "predict": lambda split: predict(model, split, data, training.dtype),
+            "predict": lambda split: predict(model, split, data, training.dtype, self.loss.evaluation_scale),
         }
         self.transform: Transform = stage.transform.build(**supply) if stage.transform else Transform()
         self.optimizer = _optimizer(model, self.loss, stage)
+        self.best: dict[str, Any] = {}
+
+    def start(self) -> None:
+        """What a stage does once, before its first epoch."""
+        training, train = self.training, self.training.data.train
+        if hasattr(training.model.head, "fit"):
+            training.model.head.fit(
+                extract_features(training.model, train, training.data, training.dtype), train.labels
+            )
+        self.transform.start_stage()
+
+    def remember_best(self) -> float:
+        """Accuracy on the test set after this epoch; the weights are kept if it is the best so far."""
+        accuracy = self.training.evaluate()[0]["accuracy"]
+        if not self.best or accuracy > self.best["accuracy"]:
+            weights = {name: tensor.clone() for name, tensor in self.training.model.state_dict().items()}
+            self.best = {"accuracy": accuracy, "model": weights}
+        return accuracy
 
     def run_epoch(self, epoch: int, report: Callable[[float, str], None]) -> dict[str, float]:
         """Train one epoch; its mean loss, training accuracy and last learning rate."""
@@ -219,9 +245,9 @@ class _Stage:
         with precision(training.device, training.dtype):
             images, labels = self.transform.on_images(training.augment(indices), [(targets, 1.0)])
             with torch.no_grad() if self.stage.trains == "head" else nullcontext():
-                maps = model.feature_map(images)
-            maps, labels = self.transform.on_feature_map(maps, labels)
-            features = model.pool(maps)
+                maps = model.feature_map(images, self.transform.block)
+                maps, labels = self.transform.on_feature_map(maps, labels)
+                features = model.from_map(maps, self.transform.block)
             logits = model.head(features)
         loss = torch.stack([self.loss(logits, classes, features, weight) for classes, weight in labels]).sum()
         self.optimizer.zero_grad(set_to_none=True)
@@ -277,10 +303,11 @@ def _num_steps(stage: Any, num_images: int) -> int:
 def _optimizer(model: nn.Module, loss: nn.Module, stage: Any) -> torch.optim.SGD:
     """SGD over the backbone and the head, each with its own rate; a loss's own parameters learn with the head."""
     head_rate = stage.learning_rate if stage.head_learning_rate is None else stage.head_learning_rate
-    groups = [{"params": [*model.head.parameters(), *loss.parameters()], "lr": head_rate, "base_lr": head_rate}]
+    of_head = [parameter for parameter in (*model.head.parameters(), *loss.parameters()) if parameter.requires_grad]
+    groups = [{"params": of_head, "lr": head_rate, "base_lr": head_rate}]
     if stage.trains == "all":
-        rate = stage.learning_rate
-        groups.insert(0, {"params": list(model.backbone.parameters()), "lr": rate, "base_lr": rate})
+        rate, below = stage.learning_rate, [*model.backbone.parameters(), *model.projection.parameters()]
+        groups.insert(0, {"params": below, "lr": rate, "base_lr": rate})
     return torch.optim.SGD(groups, momentum=stage.momentum, weight_decay=stage.weight_decay, foreach=True)
 
 
@@ -289,24 +316,9 @@ def learning_rate_factor(stage: Any, t: float, step: float) -> float:
     if t < stage.warmup:
         return min(1.0, (t + step) / stage.warmup)
     if stage.schedule == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * t))
+        return stage.final_rate + (1 - stage.final_rate) * 0.5 * (1 + math.cos(math.pi * t))
     # A milestone and t can be the same fraction, reached by different roundings.
     return stage.decay ** sum(t >= milestone - 1e-9 for milestone in stage.milestones)
-
-
-@torch.no_grad()
-def predict(model: nn.Module, split: Split, data: LongTailData, dtype: torch.dtype | None = None) -> np.ndarray:
-    """Class probabilities ``[N, C]`` of a split's images, from the plain scores, with the model in evaluation mode."""
-    normalize = Normalizer(data.mean, data.std, split.images.device)
-    modes = [(module, module.training) for module in model.modules()]  # a frozen backbone has a mode of its own
-    model.eval()
-    scores = []
-    for images in split.images.split(EVALUATION_BATCH):
-        with precision(images.device, dtype):
-            scores.append(model(normalize(images)).float())
-    for module, mode in modes:
-        module.training = mode
-    return torch.cat(scores).softmax(1).cpu().numpy()
 
 
 def save_atomically(content: Any, path: Path) -> None:

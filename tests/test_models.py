@@ -39,6 +39,58 @@ def test_shapes(backbone, images):
     assert model(images).shape == (4, 7)
 
 
+SIZES = {
+    # as published: He et al. 2016, Xie et al. 2017, Huang et al. 2017, Tan and Le 2019; the last layer has 1000 classes
+    "resnet18": 11_689_512,
+    "resnet34": 21_797_672,
+    "resnet50": 25_557_032,
+    "resnet101": 44_549_160,
+    "resnet152": 60_192_808,
+    "resnext50": 25_028_904,
+    "densenet121": 7_978_856,
+    "efficientnet-b0": 5_288_548,
+}
+
+
+@pytest.mark.parametrize("backbone", SIZES)
+def test_large_backbones_have_the_published_size(backbone):
+    with torch.device("meta"):
+        assert models.num_parameters(models.build(backbone, 1000)) == SIZES[backbone]
+
+
+def test_resnet10_has_the_size_of_blt_with_its_extra_layer():
+    model = models.build("resnet10", 1000, CosineClassifier)
+    assert models.num_parameters(model) == 5_680_448
+    assert models.num_parameters(model.projection) == 512 * 512 + 512
+    assert models.num_parameters(models.build("resnet10", 1000, CosineClassifier, projection=0)) == 5_680_448 - 262_656
+
+
+def test_the_cifar_stem_keeps_a_map_that_an_activation_map_can_be_drawn_from(images):
+    assert models.build("resnet18-cifar", 10).feature_map(images).shape == (4, 512, 4, 4)
+    assert models.build("resnet18", 10).feature_map(images).shape == (4, 512, 1, 1)
+
+
+@pytest.mark.parametrize("backbone", ["resnet8", "resnet10", "resnet18-cifar", "densenet121", "efficientnet-b0"])
+def test_a_network_can_be_left_and_entered_after_any_block(backbone):
+    images = torch.randn(2, 3, 64, 64)
+    model = models.build(backbone, 7).eval()
+    with torch.no_grad():
+        features = model.features(images)
+        for block in range(len(model.backbone) + 1):
+            torch.testing.assert_close(model.from_map(model.feature_map(images, block), block), features)
+        torch.testing.assert_close(model.head(features), model(images))
+        assert model.num_features == features.shape[1]
+        assert model.class_weight.shape == (7, model.feature_map(images).shape[1])
+
+
+@pytest.mark.parametrize("projection", [0, 5])
+def test_class_weights_lead_from_the_last_map_to_the_scores(images, projection):
+    model = models.build("resnet8", 7, projection=projection).eval()
+    offset = model.head(model.projection(torch.zeros(1, 64)))
+    scores = model.pool(model.feature_map(images)) @ model.class_weight.T + offset
+    torch.testing.assert_close(scores, model(images))
+
+
 @each_backbone
 def test_the_four_questions_have_consistent_answers(backbone, images):
     model = models.build(backbone, 7).eval()
@@ -97,7 +149,12 @@ def test_gradients_reach_every_parameter(images):
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(("resnet7", 10), r"backbone: got 'resnet7', allowed are resnet8"), (("resnet8", 1), r"num_classes: got 1")],
+    [
+        (("resnet7", 10), r"backbone: got 'resnet7', allowed are resnet8"),
+        (("resnet8", 1), r"num_classes: got 1"),
+        (("resnet8", 2, LinearClassifier, -1), r"projection: got -1"),
+        (("resnet10", 2, LinearClassifier, None, True), r"pretrained: got True for 'resnet10', allowed for resnet18"),
+    ],
 )
 def test_bad_arguments_are_refused_by_name(arguments, message):
     with pytest.raises(ValueError, match=message):

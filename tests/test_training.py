@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ltnotes import devices, training
+from ltnotes import devices, inference, training
 from ltnotes.methods.common import part
 from ltnotes.recipes import Recipe, Stage
 from ltnotes.training import NonFiniteLossError, Training, learning_rate_factor, save_atomically
@@ -112,6 +112,12 @@ def test_the_optimiser_follows_the_milestones(digits):
     steps = stage(steps=10, batch_size=500, learning_rate=0.2, milestones=(0.5, 0.8), decay=0.1)
     rates = [record["learning_rate"] for record in train(digits, steps).history]
     assert rates == pytest.approx([0.2] * 5 + [0.02] * 3 + [0.002] * 2)
+
+
+def test_cosine_ends_at_its_final_rate():
+    falling = Stage(epochs=10, schedule="cosine", final_rate=0.2)
+    assert learning_rate_factor(falling, 0.5, 0.1) == pytest.approx(0.6)
+    assert learning_rate_factor(falling, 1 - 1e-9, 0.1) == pytest.approx(0.2)
 
 
 def test_warm_up_rises_linearly_to_the_full_rate():
@@ -283,6 +289,81 @@ def test_under_autocast_the_loss_is_computed_in_float32(digits):
     assert not weights(plain).equal(weights(job))  # the network itself did run in half precision
 
 
+# --- what two-stage methods need ---
+
+
+def test_a_stage_of_no_steps_replaces_the_head_and_fits_it(digits):
+    job = train(digits, stage(), Stage(steps=0, head=part("tests.toys:MeanHead")))
+    ((features, labels),) = seen("fit")
+    assert features.shape == (len(digits.train), 64)
+    assert labels.equal(digits.train.labels)
+    assert features.equal(inference.extract_features(job.model, digits.train, digits))
+    assert job.model.head.weight[3].allclose(features[labels == 3].mean(0))
+    assert {record["stage"] for record in job.history} == {0}
+
+
+def test_a_fitted_head_is_in_the_checkpoint_and_fitted_once(digits, tmp_path):
+    fitted = stage(steps=8, batch_size=114, head=part("tests.toys:MeanHead"), trains="head")
+    stages = (stage(steps=2), replace(fitted, loss=part("tests.toys:LearnableTemperature")))
+    whole = Training(recipe(*stages), digits, 0, tmp_path / "c.pt")
+    whole.run()
+    again = Training(recipe(*stages), digits, 0, tmp_path / "c.pt")
+    again.run()
+    assert weights(again).equal(weights(whole))
+    assert len(seen("fit")) == 1
+
+
+def test_a_transform_reaches_an_earlier_block(digits):
+    early = part("tests.toys:EarlyTransform")
+    plain, doubled = train(digits, stage(steps=2)), train(digits, stage(steps=2, transform=early))
+    assert seen("early map") == [(32, True)] * 2
+    assert not weights(plain).equal(weights(doubled))
+    train(digits, stage(steps=1, transform=early, trains="head"))
+    assert seen("early map")[-1] == (32, False)  # a frozen backbone keeps no graph
+
+
+def test_the_loss_scales_the_scores_for_their_confidence_only(digits):
+    cosine = part("squashing_cosine.CosineClassifier")
+    job = train(digits, stage(loss=part("tests.toys:ScaledLoss")), head=cosine)
+    _, probabilities = job.evaluate()
+    plain = training.predict(job.model, digits.test, digits)
+    assert (plain.argmax(1) == probabilities.argmax(1)).all()
+    assert plain.max() < 0.5 < probabilities.max()
+    expected = torch.from_numpy(plain).log().mul(20).softmax(1).numpy()
+    assert probabilities == pytest.approx(expected, abs=1e-4)
+
+
+def test_frozen_parameters_of_a_head_are_not_trained(digits):
+    job = train(digits, stage(), stage(head=part("retraining.LWSClassifier"), trains="head"))
+    before = train(digits, stage()).model.head
+    assert job.model.head.previous.weight.equal(before.weight)
+    assert not job.model.head.scale.equal(torch.ones(10))
+
+
+def test_a_projection_learns_with_the_backbone(digits):
+    stages = stage(steps=1), stage(steps=1, trains="head")
+    jobs = [train(digits, *stages[:n], projection=16) for n in (1, 2)]
+    assert jobs[0].model.num_features == 16
+    assert jobs[0].model.projection.weight.equal(jobs[1].model.projection.weight)
+    with devices.seeded([0, 0, 0], torch.device("cpu")):
+        start = training.build_model(jobs[0].recipe, digits.counts)
+    assert not jobs[0].model.projection.weight.equal(start.projection.weight)
+
+
+def test_the_best_epoch_on_the_test_set_is_kept_only_if_asked(digits, tmp_path):
+    longer = stage(steps=8, batch_size=114, learning_rate=0.5, warmup=0.0)
+    last = train(digits, longer)
+    best = Training(recipe(replace(longer, keep="best-test")), digits, 0, tmp_path / "c.pt")
+    best.run()
+    looks = [record["test_accuracy"] for record in best.history]
+    assert "test_accuracy" not in last.history[0]
+    assert looks[-1] == last.evaluate()[0]["accuracy"]  # looking changes nothing
+    assert best.evaluate()[0]["accuracy"] == max(looks)
+    resumed = Training(best.recipe, digits, 0, tmp_path / "c.pt")
+    resumed.run()
+    assert weights(resumed).equal(weights(best))
+
+
 # --- failures ---
 
 
@@ -379,7 +460,7 @@ def test_stopped_after_any_epoch_and_started_again_ends_bit_identical(
 def test_a_checkpoint_holds_plain_data_only(digits, tmp_path):
     Training(recipe(*TWO_STAGES), digits, 0, tmp_path / "c.pt").run()
     saved = torch.load(tmp_path / "c.pt", weights_only=True)
-    assert set(saved) == {"stage", "epoch", "model", "optimizer", "loss", "transform", "history", "seconds"}
+    assert set(saved) == {"stage", "epoch", "model", "optimizer", "loss", "transform", "best", "history", "seconds"}
 
 
 class Unsafe:

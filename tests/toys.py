@@ -90,3 +90,38 @@ class RandomTransform(Transform):
 
     def on_images(self, images, labels):
         return images + 0.1 * self.shift + 0.1 * torch.randn_like(images), labels
+
+
+class MeanHead(nn.Module):
+    """Scores from what it was fitted to, and nothing to train."""
+
+    def __init__(self, in_features, num_classes):
+        super().__init__()
+        self.register_buffer("weight", torch.zeros(num_classes, in_features))
+
+    def fit(self, features, labels):
+        calls.append(("fit", features, labels))
+        for class_id in range(len(self.weight)):
+            self.weight[class_id] = features[labels == class_id].mean(0)
+
+    def forward(self, features):
+        return features @ self.weight.T
+
+
+class EarlyTransform(Transform):
+    """Reaches into the map after the second block."""
+
+    block = 2
+
+    def on_feature_map(self, feature_map, labels):
+        calls.append(("early map", feature_map.shape[1], feature_map.requires_grad))
+        return 2 * feature_map, labels
+
+
+class ScaledLoss(CrossEntropy):
+    """Takes plain cosines, as the margin losses do."""
+
+    evaluation_scale = 20.0
+
+    def per_sample(self, logits, targets, features):
+        return super().per_sample(20.0 * logits, targets, features)
