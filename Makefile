@@ -73,7 +73,7 @@ unit: $(STAMP)
 	$(ONE_THREAD) $(PYTEST) -n $(WORKERS) tests --ignore tests/book
 
 # Chapters train here from nothing: LTNOTES_HOME is a new folder, so no earlier run is read.
-# They find the tables they read beside them, as in book/.
+# They find the ledger of results beside them, as in book/.
 nbval: $(STAMP)
 	@rm -rf build/nbval build/nbval-home
 	@mkdir -p build/nbval-home
@@ -88,7 +88,7 @@ nbval: $(STAMP)
 	  dataset=digits-lt; echo "nbval: no $$cifar/cifar10.zip and LTNOTES_CIFAR is not set: chapters on digits-lt"; \
 	fi; \
 	$(BIN)/ltnotes chapters --prepare-only --scale tiny --dataset $$dataset --out build/nbval; \
-	for tables in book/papers book/results; do if [ -d $$tables ]; then cp -R $$tables build/nbval/; fi; done; \
+	if [ -d book/results ]; then cp -R book/results build/nbval/; fi; \
 	LTNOTES_HOME="$(CURDIR)/build/nbval-home" $(ONE_THREAD) \
 	  $(PYTEST) --nbval --nbval-cell-timeout 600 --dist loadscope -n $(WORKERS) build/nbval/*.ipynb
 
