@@ -1,12 +1,15 @@
 """Baselines: the losses and transforms that every chapter compares with.
 
 Losses are called as ``loss(logits [B, C], targets [B], features=None)`` and return
-the scalar batch mean.
+the scalar batch mean. Those with a margin on cosines, and the heads of classifier
+re-training, are written in :mod:`ltnotes.methods.margins` and
+:mod:`ltnotes.methods.retraining`, and can be named from here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -14,7 +17,13 @@ from torch.nn import functional as F
 
 from ltnotes.counts import check_counts
 from ltnotes.methods.balancers import inverse_effective_number
-from ltnotes.methods.common import Labels, Loss, Transform, weights_summing_to_classes
+from ltnotes.methods.common import Labels, Loss, Part, Transform, weights_summing_to_classes
+from ltnotes.methods.margins import ArcFaceLoss, CosFaceLoss, LDAMLoss  # noqa: F401
+from ltnotes.methods.retraining import (  # noqa: F401
+    LWSClassifier,
+    NearestClassMeanClassifier,
+    TauNormalizedClassifier,
+)
 
 
 class CrossEntropy(Loss):
@@ -65,11 +74,11 @@ class _ClassWeighted(Loss):
         self.divide_by = divide_by
         self.register_buffer("weight", weights_summing_to_classes(weights))
 
-    def per_sample(self, logits: Tensor, targets: Tensor, features: Tensor | None) -> Tensor:
+    def per_sample(self, logits: Tensor, targets: Tensor, features: Tensor | None, **more: Tensor | None) -> Tensor:
         weight = self.weight.to(logits.dtype)[targets]
         if self.divide_by == "weights":
             weight = weight / weight.mean()
-        return weight * self.base.per_sample(logits, targets, features)
+        return weight * self.base.per_sample(logits, targets, features, **more)
 
 
 class WeightedCrossEntropy(_ClassWeighted):
@@ -122,6 +131,189 @@ class ClassBalancedLoss(_ClassWeighted):
             raise ValueError(f"gamma: got {gamma} with base='ce', where it has no effect; allowed with base='focal'")
         base_loss = CrossEntropy() if base == "ce" else FocalLoss(1.0 if gamma is None else gamma)
         super().__init__(base_loss, inverse_effective_number(check_counts(class_counts), beta), divide_by)
+
+
+class DeferredReweighting(_ClassWeighted):
+    """Any loss, from progress ``start`` on weighted by the inverse effective number (Cao et al. 2019, Algorithm 1).
+
+    Representations are learnt better without weights, and the decision boundary is moved
+    at the end, when the learning rate is small. LDAM-DRW is
+    ``part("baselines.DeferredReweighting", loss=part("baselines.LDAMLoss"))``. Features,
+    further arguments and the progress are passed on to the loss.
+
+    Args:
+        loss: a method part, built with ``class_counts``, or a :class:`Loss`.
+        start: progress of the stage at which the weights come; 0.8 is the paper's epoch 160 of 200.
+        beta: as in :class:`ClassBalancedLoss`.
+        divide_by: as in :class:`WeightedCrossEntropy`; the released code has "weights".
+
+    Attributes:
+        weight: the weights in force, a ``[C]`` buffer: ones until ``start``.
+
+    Raises:
+        ValueError: bad counts, ``start`` outside [0, 1], ``beta`` outside [0, 1), something
+            that is no loss, or one for another number of classes.
+    """
+
+    deferred: Tensor
+
+    def __init__(
+        self,
+        class_counts: Sequence[int],
+        loss: Part | Loss,
+        start: float = 0.8,
+        beta: float = 0.9999,
+        divide_by: str = "batch",
+    ):
+        counts = check_counts(class_counts)
+        if not 0 <= start <= 1:
+            raise ValueError(f"start: got {start}, allowed is a progress from 0 to 1")
+        base = loss.build(class_counts=counts) if isinstance(loss, Part) else loss
+        if not isinstance(base, Loss):
+            raise ValueError(f"loss: got {loss!r}, allowed is a Loss or a method part that builds one")
+        if base.num_classes not in (None, len(counts)):
+            raise ValueError(f"loss: got one for {base.num_classes} classes, allowed are {len(counts)}")
+        super().__init__(base, inverse_effective_number(counts, beta), divide_by)
+        self.start, self.evaluation_scale = start, base.evaluation_scale
+        self.register_buffer("deferred", self.weight.clone(), persistent=False)
+        self.set_progress(0.0)
+
+    def set_progress(self, t: float) -> None:
+        """Switch the weights on from ``start`` on: in place, so that a captured training step sees it."""
+        self.weight.copy_(self.deferred if t >= self.start else torch.ones_like(self.deferred))
+        if hasattr(self.base, "set_progress"):
+            self.base.set_progress(t)
+
+
+class EqualizationLoss(Loss):
+    """Softmax equalization loss: rare classes are spared other classes' images (Tan et al. 2020, SEQL).
+
+    ``-log(exp(z_y) / sum_k w_k exp(z_k))`` with ``w_k = 1 - beta T(f_k) (1 - y_k)``: ``T`` is 1
+    for a class whose share ``f_k`` of all training images is below ``threshold``, and
+    ``beta`` is 1 with ``probability``, drawn for each sample and class, or given to the
+    call as ``mask`` ``[B, C]``. In ``eval()`` none is drawn: cross-entropy. Table 1.1 of the
+    thesis has the same fraction, and leaves ``w`` unexplained.
+
+    The paper tunes both options for each data set. The defaults are those of a public
+    re-implementation (Zhang et al. 2021, Bag of Tricks); of CIFAR-10-LT at a ratio of 100
+    they spare the rarest class only.
+
+    Args:
+        threshold: the paper's ``lambda``, a share of the training images.
+        probability: the paper's ``gamma``; 0 is cross-entropy.
+
+    Attributes:
+        rare: T, a ``[C]`` buffer of bools.
+
+    Raises:
+        ValueError: bad counts, or an option outside [0, 1]; in the call, a mask of another shape.
+    """
+
+    rare: Tensor
+
+    def __init__(self, class_counts: Sequence[int], threshold: float = 0.005, probability: float = 0.9):
+        super().__init__()
+        counts = torch.tensor(check_counts(class_counts), dtype=torch.float64)
+        for name, value in (("threshold", threshold), ("probability", probability)):
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name}: got {value}, allowed is a number from 0 to 1")
+        self.num_classes, self.probability = len(counts), probability
+        self.register_buffer("rare", counts / counts.sum() < threshold)
+
+    def per_sample(
+        self, logits: Tensor, targets: Tensor, features: Tensor | None, mask: Tensor | None = None
+    ) -> Tensor:
+        if mask is not None and mask.shape != logits.shape:
+            raise ValueError(
+                f"mask: got {tuple(mask.shape)}, allowed is the shape of the logits, {tuple(logits.shape)}"
+            )
+        if mask is None:
+            mask = torch.rand_like(logits) < (self.probability if self.training else 0)
+        spared = mask.bool() & self.rare & ~F.one_hot(targets, self.num_classes).bool()
+        return F.cross_entropy(logits.masked_fill(spared, -math.inf), targets, reduction="none")
+
+
+class LogitAdjustedLoss(Loss):
+    """Cross-entropy on ``z_j + tau log pi_j``, ``pi_j = n_j / N`` (Menon et al. 2021, Eq. 10).
+
+    The logits learn what is left of the class probabilities when the prior is taken off,
+    and are used without it. ``tau=1`` is the balanced softmax (Ren et al. 2020; thesis
+    Eq. 4.10). Table 1.1 of the thesis has the opposite sign, which would favour the
+    frequent classes once more.
+
+    Args:
+        tau: 0 is cross-entropy.
+
+    Attributes:
+        log_prior: ``log pi``, a ``[C]`` buffer.
+
+    Raises:
+        ValueError: bad counts, or a ``tau`` that is negative or not finite.
+    """
+
+    log_prior: Tensor
+
+    def __init__(self, class_counts: Sequence[int], tau: float = 1.0):
+        super().__init__()
+        counts = torch.tensor(check_counts(class_counts), dtype=torch.float64)
+        if not (math.isfinite(tau) and tau >= 0):
+            raise ValueError(f"tau: got {tau}, allowed is 0 and above")
+        self.num_classes, self.tau = len(counts), tau
+        self.register_buffer("log_prior", (counts / counts.sum()).log())
+
+    def per_sample(self, logits: Tensor, targets: Tensor, features: Tensor | None) -> Tensor:
+        return F.cross_entropy(logits + (self.tau * self.log_prior).to(logits.dtype), targets, reduction="none")
+
+
+# How smoothing rises from 0 to 1 with a class's size, from the smallest (0) to the largest (1).
+SHAPES: dict[str, Callable[[Tensor], Tensor]] = {
+    "concave": lambda size: torch.sin(size * math.pi / 2),
+    "linear": lambda size: size,
+    "convex": lambda size: 1 - torch.cos(size * math.pi / 2),
+}
+
+
+class LabelAwareSmoothing(Loss):
+    """Label smoothing that is stronger for larger classes (Zhong et al. 2021, MiSLAS, section 3.2).
+
+    The target has ``1 - eps_y``, every other class ``eps_y / (C - 1)``; ``eps_y`` goes from
+    ``tail`` for the smallest class to ``head`` for the largest. The released code spreads
+    ``eps_y`` over all classes, the target too. Balanced counts give everyone ``head``.
+
+    Args:
+        head, tail: 0.3 and 0.0 are the released settings for CIFAR-10-LT at a ratio of 100.
+        shape: one of ``SHAPES``: how ``eps`` follows ``(n - n_min) / (n_max - n_min)``.
+
+    Attributes:
+        smoothing: eps, a ``[C]`` buffer.
+
+    Raises:
+        ValueError: bad counts, fewer than two classes, ``head`` or ``tail`` outside [0, 1), or
+            an unknown ``shape``.
+    """
+
+    smoothing: Tensor
+
+    def __init__(self, class_counts: Sequence[int], head: float = 0.3, tail: float = 0.0, shape: str = "concave"):
+        super().__init__()
+        counts = torch.tensor(check_counts(class_counts), dtype=torch.float64)
+        if len(counts) < 2:
+            raise ValueError(f"class_counts: got {len(counts)} class, allowed are 2 and more")
+        for name, value in (("head", head), ("tail", tail)):
+            if not 0 <= value < 1:
+                raise ValueError(f"{name}: got {value}, allowed is a number from 0 up to, not including, 1")
+        if shape not in SHAPES:
+            raise ValueError(f"shape: got {shape!r}, allowed are {', '.join(SHAPES)}")
+        self.num_classes = len(counts)
+        # Counted from the largest, so that balanced counts are all at 1.
+        size = 1 - (counts.max() - counts) / (counts.max() - counts.min()).clamp_min(1)
+        self.register_buffer("smoothing", tail + (head - tail) * SHAPES[shape](size))
+
+    def per_sample(self, logits: Tensor, targets: Tensor, features: Tensor | None) -> Tensor:
+        cost = -logits.log_softmax(dim=1)
+        of_target = cost.gather(1, targets[:, None]).squeeze(1)
+        of_others = (cost.sum(dim=1) - of_target) / (self.num_classes - 1)
+        return torch.lerp(of_target, of_others, self.smoothing.to(logits.dtype)[targets])
 
 
 class Mixup(Transform):
