@@ -32,12 +32,16 @@ class FeatureBalancedLoss(Loss):
     The thesis says only that ``alpha`` is proportional to ``(t / T)**2`` (Eq. 4.7). Its
     released code divides lambda by its maximum and multiplies by 60 on CIFAR and by 150
     on the large data sets: ``strength=60, normalized=True``. Its schedule,
-    ``(epoch / (epochs - 10))**2``, exceeds 1 at the end; this one does not.
+    ``(epoch / (epochs - 10))**2``, exceeds 1 at the end: for 200 epochs, ``end=0.95``.
+
+    Eq. 4.5 drops ``alpha``, and Eq. 4.8 prints the cost below the fraction line outside the
+    exponent; Eqs. 4.3 and 4.6 have both in their places.
 
     Args:
-        strength: the constant of proportionality: ``alpha(t) = strength * curriculum(t)``.
+        strength: the constant of proportionality: ``alpha(t) = strength * curriculum(t / end)``.
         normalized: divide lambda by its maximum.
         curriculum: one of ``CURRICULA``.
+        end: progress at which the curriculum has run its course; beyond it, its formula goes on.
 
     Attributes:
         stimulus: lambda, a ``[C]`` buffer.
@@ -54,6 +58,7 @@ class FeatureBalancedLoss(Loss):
         strength: float = 1.0,
         normalized: bool = False,
         curriculum: str = "parabolic",
+        end: float = 1.0,
     ):
         super().__init__()
         log_counts = torch.tensor(check_counts(class_counts), dtype=torch.float64).log()
@@ -61,8 +66,10 @@ class FeatureBalancedLoss(Loss):
             raise ValueError(f"strength: got {strength}, allowed is 0 and above")
         if curriculum not in CURRICULA:
             raise ValueError(f"curriculum: got {curriculum!r}, allowed are {', '.join(CURRICULA)}")
+        if not 0 < end <= 1:
+            raise ValueError(f"end: got {end}, allowed is a progress above 0 and up to 1")
         self.num_classes = len(log_counts)
-        self.strength, self.curriculum = strength, CURRICULA[curriculum]
+        self.strength, self.curriculum, self.end = strength, CURRICULA[curriculum], end
         stimulus = log_counts.max() - log_counts
         if normalized and stimulus.max() > 0:
             stimulus = stimulus / stimulus.max()
@@ -73,7 +80,7 @@ class FeatureBalancedLoss(Loss):
 
     def set_progress(self, t: float) -> None:
         """Set the strength of the stimulus for progress ``t`` in [0, 1]."""
-        self.alpha.fill_(self.strength * self.curriculum(t))
+        self.alpha.fill_(self.strength * self.curriculum(t / self.end))
 
     def per_sample(self, logits: Tensor, targets: Tensor, features: Tensor | None) -> Tensor:
         if features is None or features.ndim != 2 or len(features) != len(logits):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -12,14 +12,32 @@ from torch.nn import functional as F
 from ltnotes.counts import check_counts
 from ltnotes.methods.common import Loss
 
+# Thesis Table 5.4: a class's cloud size is how far its value here falls short of the largest class's.
+CLOUDS: dict[str, Callable[[Tensor], Tensor]] = {
+    "logarithm": torch.log,
+    "power-1/3": lambda n: n ** (1 / 3),
+    "power-1/4": lambda n: n ** (1 / 4),
+    "cosine": lambda n: -torch.cos(n / n.max() * math.pi / 2),
+}
 
-def cloud_sizes(counts: Sequence[int]) -> Tensor:
-    """``(log n_max - log n_j) / delta_max``, float64 ``[C]`` in [0, 1] (thesis Eq. 5.9, normalised as in 5.4.1).
 
+def cloud_sizes(counts: Sequence[int], rule: str = "logarithm") -> Tensor:
+    """``delta_j``, float64 ``[C]``: 0 for the largest class, 1 for the rarest.
+
+    By default ``log n_max - log n_j`` (thesis Eq. 5.9), divided by its maximum (5.4.1).
     Balanced counts give zeros.
+
+    Args:
+        rule: one of ``CLOUDS``, the expressions that Table 5.4 compares. Its cosine,
+            ``cos(n_j / n_max * pi / 2)``, is 0 at ``n_max`` like the others.
+
+    Raises:
+        ValueError: bad counts, or an unknown ``rule``.
     """
-    log_counts = torch.tensor(check_counts(counts, "counts"), dtype=torch.float64).log()
-    sizes = log_counts.max() - log_counts
+    if rule not in CLOUDS:
+        raise ValueError(f"cloud rule: got {rule!r}, allowed are {', '.join(CLOUDS)}")
+    grown = CLOUDS[rule](torch.tensor(check_counts(counts, "counts"), dtype=torch.float64))
+    sizes = grown.max() - grown
     return sizes / sizes.max() if sizes.max() > 0 else sizes
 
 
@@ -29,13 +47,19 @@ class GCLLoss(Loss):
     Takes plain cosines. ``eps ~ N(0, sigma**2)``, clamped to [-1, 1], is drawn for each
     sample and class, or given to the call as ``noise`` ``[B, C]``. The cloud size
     ``delta_j`` is 0 for the largest class and 1 for the rarest. In ``eval()`` none is drawn.
+    Eq. 5.8 has an ``eps_j`` of its own for each class, Eqs. 5.10 and 5.11 one for all;
+    here, as in the released code, each class has its own.
 
     Args:
-        scale: ``s``. The thesis gives no number; its released code uses 30.
+        scale: ``s``. The thesis gives no number; its released code uses 30, and 20 in the second stage.
         noise_multiplier: 1 in the thesis; the released code halves the noise on CIFAR.
         target_margin: taken off the target's cosine; 0 in the thesis, 0.1 in the second
             stage of the released code.
         sigma: 1/3 in the thesis, so that the clamp hardly ever acts.
+        cloud: the rule of the cloud sizes, see :func:`cloud_sizes`.
+        focal_gamma: multiplies each loss by ``(1 - p_y)**focal_gamma``, like
+            :class:`~ltnotes.methods.baselines.FocalLoss`; 0 in the thesis, 1 in the second stage
+            of the released code, which stops the gradient through this weight.
 
     Attributes:
         cloud: delta, a ``[C]`` buffer.
@@ -53,19 +77,22 @@ class GCLLoss(Loss):
         noise_multiplier: float = 1.0,
         target_margin: float = 0.0,
         sigma: float = 1 / 3,
+        cloud: str = "logarithm",
+        focal_gamma: float = 0.0,
     ):
         super().__init__()
-        self.register_buffer("cloud", cloud_sizes(check_counts(class_counts)))
+        self.register_buffer("cloud", cloud_sizes(check_counts(class_counts), cloud))
         if not scale > 0:
             raise ValueError(f"scale: got {scale}, allowed is any number above 0")
-        for name, value in (("noise_multiplier", noise_multiplier), ("sigma", sigma)):
+        for name, value in (("noise_multiplier", noise_multiplier), ("sigma", sigma), ("focal_gamma", focal_gamma)):
             if not value >= 0:
                 raise ValueError(f"{name}: got {value}, allowed is 0 and above")
         if not math.isfinite(target_margin):
             raise ValueError(f"target_margin: got {target_margin}, allowed is any finite number")
         self.num_classes = len(self.cloud)
-        self.scale, self.sigma = scale, sigma
-        self.noise_multiplier, self.target_margin = noise_multiplier, target_margin
+        self.scale = self.evaluation_scale = scale
+        self.noise_multiplier, self.sigma = noise_multiplier, sigma
+        self.target_margin, self.focal_gamma = target_margin, focal_gamma
 
     def per_sample(
         self, logits: Tensor, targets: Tensor, features: Tensor | None, noise: Tensor | None = None
@@ -80,14 +107,16 @@ class GCLLoss(Loss):
             clouds = self.noise_multiplier * self.cloud.to(logits.dtype) * noise.clamp(-1, 1).abs()
             logits = logits - clouds
         logits = logits - self.target_margin * F.one_hot(targets, self.num_classes).to(logits.dtype)
-        return F.cross_entropy(self.scale * logits, targets, reduction="none")
+        costs = F.cross_entropy(self.scale * logits, targets, reduction="none")
+        return costs * (-torch.expm1(-costs.detach())) ** self.focal_gamma
 
 
 def cben(counts: Sequence[int], a: float = 0.999, b: float = 0.0009, per: str = "sample") -> Tensor:
     """Class-based effective number sampling, class probabilities float64 ``[C]`` (thesis Eqs. 5.13 to 5.15).
 
     Like the effective number of Cui et al. 2019, with a ``beta_j`` of its own for each
-    class, from ``a`` for the largest to ``a + b`` for the rarest.
+    class, from ``a`` for the largest to ``a + b`` for the rarest. It follows the logarithmic
+    cloud size, whatever the loss has: Table 5.4 compares the clouds under one sampler.
 
     Args:
         a, b: range of ``beta_j``.
@@ -100,7 +129,7 @@ def cben(counts: Sequence[int], a: float = 0.999, b: float = 0.0009, per: str = 
     """
     if per not in ("sample", "class"):
         raise ValueError(f"per: got {per!r}, allowed are 'sample' and 'class'")
-    if not (0 < a < 1 and 0 <= b < 1 - a):
+    if not (0 < a <= a + b < 1):
         raise ValueError(f"a, b: got {a} and {b}, allowed is 0 < a <= a + b < 1")
     n = torch.tensor(check_counts(counts, "counts"), dtype=torch.float64)
     beta = b * cloud_sizes(counts) + a

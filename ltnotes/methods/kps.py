@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -10,6 +11,42 @@ from torch.nn import functional as F
 
 from ltnotes.counts import check_counts
 from ltnotes.methods.common import Loss
+
+
+def cosine_penalty(cosines: Tensor, radius: Tensor, margin: Tensor) -> Tensor:
+    """``r_j cos(theta_j) - m_y [j = y]`` (thesis Eq. 3.21), ``[B, C]``.
+
+    Args:
+        cosines: ``[B, C]``.
+        radius: ``[C]``.
+        margin: ``[B, C]``, zero outside the target's column.
+    """
+    return radius * cosines - margin
+
+
+def angle_penalty(cosines: Tensor, radius: Tensor, margin: Tensor) -> Tensor:
+    """``cos(r_j theta_j + m_y [j = y])`` (thesis Eq. 3.20 with plain cosines outside), ``[B, C]``.
+
+    Beyond pi the cosine would rise again, and the loss would reward a wider angle. There
+    it goes on falling as in large-margin softmax (Liu et al. 2016): ``phi`` between
+    ``k pi`` and ``(k + 1) pi`` gives ``(-1)**k cos(phi) - 2 k``, smooth where the pieces meet.
+    At cosines of 1 and -1, where the angle's derivative is infinite, the gradient vanishes.
+
+    Args: as of :func:`cosine_penalty`, ``margin`` in radians.
+    """
+    sine = ((1 - cosines) * (1 + cosines)).clamp_min(torch.finfo(cosines.dtype).tiny).sqrt()
+    phi = radius * torch.atan2(sine, cosines) + margin
+    half_turns = (phi.detach() / math.pi).floor()
+    return (1 - 2 * (half_turns % 2)) * phi.cos() - 2 * half_turns
+
+
+PENALTIES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {"cosine": cosine_penalty, "angle": angle_penalty}
+
+# How the radii, which grow with the count, become margins and scales, which fall with it.
+REVERSALS: dict[str, Callable[[Tensor], Tensor]] = {
+    "values": lambda radius: radius.max() + 1 - radius,
+    "list": lambda radius: radius.flip(0),
+}
 
 
 class KPSLoss(Loss):
@@ -24,16 +61,29 @@ class KPSLoss(Loss):
     it on after some iterations that it does not number (Algorithm 3.1); its released
     code does so at 0.6 of the training.
 
+    The thesis also puts radius and margin on the angle (Eqs. 3.19 and 3.20), without
+    values and without a result. An angle falls where its cosine rises: the radii of
+    Eq. 3.27 would there pull the *frequent* classes tight, against the purpose. So the
+    angle is multiplied by the reversed radii of Eq. 3.28, the largest for the rarest class.
+
     Args:
         n_base: keeps the smallest radius away from zero (Eq. 3.27); above 1.
         max_margin: the margin of the rarest class (Eq. 3.29): 0.5 for CIFAR, 0.35 for
-            ImageNet-LT, 0.3 for iNaturalist.
+            ImageNet-LT, 0.3 for iNaturalist, 0.2 in the released script for CIFAR. In
+            radians on the angle.
         base_scale: ``s`` without gradient adjustment, and the ``s_y`` of the largest class with it.
         gradient_adjustment: scale each sample by its class.
         adjust_from: progress of the stage at which the adjustment begins.
+        penalty: one of ``PENALTIES``: radius and margin on the cosine, or on the angle.
+        reversal: one of ``REVERSALS``: margins and scales follow ``r_max + 1 - r_j`` (Eq.
+            3.28), or, as in the released code, the list of radii read backwards. The two
+            are the same only for classes that are sorted by size and exactly geometric.
+        max_scale: the largest ``s_y``, no limit if None. The released code has 50, which
+            a ``base_scale`` of 15 reaches only above an imbalance ratio of 9,200.
 
     Attributes:
-        radius, margin, scale: ``[C]`` buffers, Eqs. 3.27, 3.29 and 3.30.
+        radius, margin, scale: ``[C]`` buffers, Eqs. 3.27 (on the angle 3.28), 3.29 and 3.30.
+        scale_in_force: ``[C]`` buffer: ``base_scale``, or ``scale`` once the adjustment is on.
 
     Raises:
         ValueError: bad counts, or an option outside its range.
@@ -42,6 +92,7 @@ class KPSLoss(Loss):
     radius: Tensor
     margin: Tensor
     scale: Tensor
+    scale_in_force: Tensor
 
     def __init__(
         self,
@@ -51,6 +102,9 @@ class KPSLoss(Loss):
         base_scale: float = 15.0,
         gradient_adjustment: bool = False,
         adjust_from: float = 0.0,
+        penalty: str = "cosine",
+        reversal: str = "values",
+        max_scale: float | None = None,
     ):
         super().__init__()
         counts = torch.tensor(check_counts(class_counts), dtype=torch.float64)
@@ -62,25 +116,32 @@ class KPSLoss(Loss):
             raise ValueError(f"base_scale: got {base_scale}, allowed is any number above 0")
         if not 0 <= adjust_from <= 1:
             raise ValueError(f"adjust_from: got {adjust_from}, allowed is a progress from 0 to 1")
-        if adjust_from and not gradient_adjustment:
-            raise ValueError(f"adjust_from: got {adjust_from} without gradient_adjustment, where it has no effect")
-        self.num_classes = len(counts)
-        self.base_scale = base_scale
+        if max_scale is not None and not max_scale >= base_scale:
+            raise ValueError(f"max_scale: got {max_scale}, allowed is {base_scale}, the base_scale, and above, or None")
+        for name, value in (("adjust_from", adjust_from), ("max_scale", max_scale)):
+            if value and not gradient_adjustment:
+                raise ValueError(f"{name}: got {value} without gradient_adjustment, where it has no effect")
+        for name, value, allowed in (("penalty", penalty, PENALTIES), ("reversal", reversal, REVERSALS)):
+            if value not in allowed:
+                raise ValueError(f"{name}: got {value!r}, allowed are {', '.join(allowed)}")
+        self.num_classes, self.penalty = len(counts), PENALTIES[penalty]
+        self.base_scale = self.evaluation_scale = base_scale
         self.gradient_adjustment, self.adjust_from = gradient_adjustment, adjust_from
-        self.adjusting = gradient_adjustment and adjust_from == 0
         radius = (counts * n_base / counts.min()).log()
         radius = radius / radius.min()
-        reversed_radius = radius.max() + 1 - radius  # m' of Eq. 3.28
-        self.register_buffer("radius", radius)
+        reversed_radius = REVERSALS[reversal](radius)  # m' of Eq. 3.28
+        self.register_buffer("radius", reversed_radius if penalty == "angle" else radius)
         self.register_buffer("margin", reversed_radius * (max_margin / reversed_radius.max()))
-        self.register_buffer("scale", base_scale * reversed_radius)
+        self.register_buffer("scale", (base_scale * reversed_radius).clamp(max=max_scale or math.inf))
+        self.register_buffer("scale_in_force", torch.empty_like(self.scale), persistent=False)
+        self.set_progress(0.0)
 
     def set_progress(self, t: float) -> None:
-        """Switch the gradient adjustment on from ``adjust_from`` on."""
-        self.adjusting = self.gradient_adjustment and t >= self.adjust_from
+        """Switch the gradient adjustment on from ``adjust_from`` on: in place, so that a captured step sees it."""
+        adjusting = self.gradient_adjustment and t >= self.adjust_from
+        self.scale_in_force.copy_(self.scale if adjusting else torch.full_like(self.scale, self.base_scale))
 
     def per_sample(self, logits: Tensor, targets: Tensor, features: Tensor | None) -> Tensor:
-        radius, margin, scale = (buffer.to(logits.dtype) for buffer in (self.radius, self.margin, self.scale))
-        penalty = F.one_hot(targets, self.num_classes) * margin
-        row_scale = scale[targets, None] if self.adjusting else self.base_scale
-        return F.cross_entropy(row_scale * (radius * logits - penalty), targets, reduction="none")
+        radius, margin, scale = (b.to(logits.dtype) for b in (self.radius, self.margin, self.scale_in_force))
+        modified = self.penalty(logits, radius, F.one_hot(targets, self.num_classes) * margin)
+        return F.cross_entropy(scale[targets, None] * modified, targets, reduction="none")

@@ -52,6 +52,20 @@ def test_the_curricula_are_those_of_the_table():
     assert list(CURRICULA) == list(TABLE_4_4)
 
 
+@pytest.mark.parametrize("epoch", [0, 95, 190, 199])
+def test_the_released_schedule_of_200_epochs_ends_ten_epochs_early(epoch):
+    loss = FeatureBalancedLoss(COUNTS, 60.0, normalized=True, end=0.95)
+    loss.set_progress(epoch / 200)
+    assert loss.alpha.item() == pytest.approx(60 * (epoch / (200 - 10)) ** 2, rel=1e-12)
+
+
+def test_the_strength_changes_in_place_and_leaves_no_trace_in_a_checkpoint():
+    loss = FeatureBalancedLoss(COUNTS)
+    address = loss.alpha.data_ptr()
+    loss.set_progress(1.0)
+    assert loss.alpha == 1 and loss.alpha.data_ptr() == address and set(loss.state_dict()) == {"stimulus"}
+
+
 def test_gradient_flows_through_the_feature_norm():
     logits, targets, features = samples()
     loss = FeatureBalancedLoss(COUNTS, 5.0)
@@ -85,7 +99,7 @@ def test_balanced_counts_are_cross_entropy(normalized):
     assert loss(logits, targets, features).item() == pytest.approx(expected, rel=1e-14)
 
 
-@pytest.mark.parametrize("other", [{"strength": 2.0}, {"normalized": True}, {"curriculum": "sine"}])
+@pytest.mark.parametrize("other", [{"strength": 2.0}, {"normalized": True}, {"curriculum": "sine"}, {"end": 0.8}])
 def test_every_argument_changes_the_loss(other):
     logits, targets, features = samples()
     values = []
@@ -126,7 +140,11 @@ def test_bad_counts_are_refused_by_name(counts):
         FeatureBalancedLoss(counts)
 
 
-@pytest.mark.parametrize("options", [{"strength": -1}, {"strength": float("nan")}, {"curriculum": "steep"}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{"strength": -1}, {"strength": float("nan")}, {"curriculum": "steep"}, {"end": 0.0}, {"end": 1.1}],
+    ids=str,
+)
 def test_bad_options_are_refused_by_name(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         FeatureBalancedLoss(COUNTS, **options)
