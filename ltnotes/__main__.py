@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ltnotes import data, recipes
+from ltnotes.catalogue import CHAPTERS
+from ltnotes.protocols import PROTOCOLS
+from ltnotes.stages import Recipe
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -29,19 +32,32 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
     run = commands.add_parser("run", help="train one recipe, or read it from the cache")
     run.add_argument("recipe", help="see 'ltnotes recipes'")
-    run.add_argument("--dataset", default="cifar10-lt")
-    run.add_argument("--imbalance", type=float, default=float(data.DEFAULT_IMBALANCE))
-    run.add_argument("--scale", default="lite", help=f"{', '.join(recipes.SCALES)} (default: %(default)s)")
+    add_setting(run, scale="lite")
     run.add_argument("--seed", type=int, nargs="+", default=[0])
-    run.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="such as epochs=30")
     run.add_argument("--device", help="cpu, cuda or cuda:N (default: a GPU if there is one)")
     run.add_argument("--out", default="runs", help="the cache (default: %(default)s)")
 
-    commands.add_parser("recipes", help="list the recipes")
+    listing = commands.add_parser("recipes", help="list the recipes, or show what some of them train")
+    listing.add_argument("names", nargs="*", metavar="RECIPE", help="show these in full (default: list all)")
+    add_setting(listing, scale="full")
     options = parser.parse_args(arguments)
     if options.command == "chapters" and options.in_place and options.out:
         parser.error("--out: has no effect with --in-place, which writes to the book")
     return options
+
+
+def add_setting(command: argparse.ArgumentParser, scale: str) -> None:
+    """The options that choose a recipe's data and size."""
+    command.add_argument("--dataset", default="cifar10-lt")
+    command.add_argument("--imbalance", type=float, default=float(data.DEFAULT_IMBALANCE))
+    command.add_argument("--scale", default=scale, help=f"{', '.join(recipes.SCALES)} (default: %(default)s)")
+    command.add_argument("--protocol", help=f"whose training: {', '.join(PROTOCOLS)} (default: the method's paper's)")
+    command.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="such as epochs=30")
+
+
+def chosen_recipe(name: str, options: argparse.Namespace) -> Recipe:
+    changes = dict(read_change(text) for text in options.set)
+    return recipes.get(name, options.dataset, options.imbalance, options.scale, options.protocol, **changes)
 
 
 def run_chapters(options: argparse.Namespace) -> None:
@@ -61,8 +77,7 @@ def run_chapters(options: argparse.Namespace) -> None:
 def run_recipe(options: argparse.Namespace) -> None:
     from ltnotes import runs
 
-    changes = dict(read_change(text) for text in options.set)
-    recipe = recipes.get(options.recipe, options.dataset, options.imbalance, options.scale, **changes)
+    recipe = chosen_recipe(options.recipe, options)
     for seed in options.seed:
         run = runs.run(recipe, seed, out_dir=options.out, device=options.device)
         groups = ", ".join(f"{name} {value:.1%}" for name, value in run.metrics["groups"].items() if value is not None)
@@ -83,8 +98,24 @@ def read_change(text: str) -> tuple[str, Any]:
 
 def list_recipes() -> None:
     width = max(map(len, recipes.names()))
-    for name in recipes.names():
-        print(f"{name:<{width}}  {recipes.describe(name)}")
+    for chapter, (protocol, rows) in CHAPTERS.items():
+        print(f"\n{chapter} (protocol {protocol})")
+        for name in rows:
+            print(f"  {name:<{width}}  {recipes.describe(name)}")
+
+
+def show_recipe(recipe: Recipe) -> None:
+    print(f"\n{recipe.name}: {recipes.describe(recipe.name)}")
+    print(f"  {recipe.dataset} 1:{recipe.imbalance:g}, {recipe.backbone}, {recipe.head}")
+    for number, stage in enumerate(recipe.stages, start=1):
+        length = f"{stage.epochs:g} epochs" if stage.steps is None else f"{stage.steps} steps"
+        print(f"  stage {number}: {length} of {stage.trains}, batches of {stage.batch_size}")
+        for field in ("loss", "balancer", "transform", "head"):
+            if value := getattr(stage, field):
+                print(f"    {field:<9} {value}")
+        drops = ", ".join(f"{milestone:g}" for milestone in stage.milestones) or "never"
+        falls = f"x {stage.decay:g} at {drops}" if stage.schedule == "step" else f"cosine to x {stage.final_rate:g}"
+        print(f"    rate      {stage.learning_rate:g}, {falls}; weight decay {stage.weight_decay:g}")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -94,6 +125,9 @@ def main(arguments: list[str] | None = None) -> int:
             run_chapters(options)
         elif options.command == "run":
             run_recipe(options)
+        elif options.names:
+            for name in options.names:
+                show_recipe(chosen_recipe(name, options))
         else:
             list_recipes()
     except (ValueError, OSError, RuntimeError) as error:

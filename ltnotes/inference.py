@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from ltnotes.batches import Normalizer
 from ltnotes.data import LongTailData, Split
 from ltnotes.devices import precision
+from ltnotes.methods.common import evaluating
 
 BATCH = 500
 
@@ -49,15 +49,3 @@ def _batched(
             with precision(images.device, dtype):
                 outputs.append(function(normalize(images)).float())
     return torch.cat(outputs)
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode for a while; then every module is back in its own, as a frozen backbone has one of its own."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode

@@ -28,7 +28,7 @@ from torch import nn
 from ltnotes import data, devices, training
 from ltnotes.methods.common import Part
 from ltnotes.progress import TrainingProgress, write_text
-from ltnotes.recipes import Recipe
+from ltnotes.stages import Recipe
 
 
 @dataclass(frozen=True)

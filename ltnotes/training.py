@@ -193,7 +193,9 @@ class _Stage:
             "predict": lambda split: predict(model, split, data, training.dtype, self.loss.evaluation_scale),
         }
         self.transform: Transform = stage.transform.build(**supply) if stage.transform else Transform()
-        self.optimizer = _optimizer(model, self.loss, stage)
+        blocks = len(model.backbone)
+        self.frozen = {"all": 0, "head": blocks, "rest": self.transform.block or blocks}[stage.trains]
+        self.optimizer = _optimizer(model, self.loss, stage, self.frozen)
         self.best: dict[str, Any] = {}
 
     def start(self) -> None:
@@ -244,10 +246,11 @@ class _Stage:
         targets = training.data.train.labels[indices]
         with precision(training.device, training.dtype):
             images, labels = self.transform.on_images(training.augment(indices), [(targets, 1.0)])
+            block = self.transform.block
+            with torch.no_grad() if self.stage.trains != "all" else nullcontext():
+                maps, labels = self.transform.on_feature_map(model.feature_map(images, block), labels)
             with torch.no_grad() if self.stage.trains == "head" else nullcontext():
-                maps = model.feature_map(images, self.transform.block)
-                maps, labels = self.transform.on_feature_map(maps, labels)
-                features = model.from_map(maps, self.transform.block)
+                features = model.from_map(maps, block)
             logits = model.head(features)
         loss = torch.stack([self.loss(logits, classes, features, weight) for classes, weight in labels]).sum()
         self.optimizer.zero_grad(set_to_none=True)
@@ -257,8 +260,8 @@ class _Stage:
 
     def _set_mode(self) -> None:
         model = self.training.model.train()
-        if self.stage.trains == "head":
-            model.backbone.eval()
+        for block in model.backbone[: self.frozen]:
+            block.eval()
 
     def _tell_time(self, step: int) -> None:
         t = step / self.num_steps
@@ -300,13 +303,13 @@ def _num_steps(stage: Any, num_images: int) -> int:
     return max(1, round(stage.epochs * math.ceil(num_images / stage.batch_size)))
 
 
-def _optimizer(model: nn.Module, loss: nn.Module, stage: Any) -> torch.optim.SGD:
-    """SGD over the backbone and the head, each with its own rate; a loss's own parameters learn with the head."""
+def _optimizer(model: nn.Module, loss: nn.Module, stage: Any, frozen: int) -> torch.optim.SGD:
+    """SGD over the blocks that are not frozen and the head, each with its own rate; a loss learns like the head."""
     head_rate = stage.learning_rate if stage.head_learning_rate is None else stage.head_learning_rate
     of_head = [parameter for parameter in (*model.head.parameters(), *loss.parameters()) if parameter.requires_grad]
     groups = [{"params": of_head, "lr": head_rate, "base_lr": head_rate}]
-    if stage.trains == "all":
-        rate, below = stage.learning_rate, [*model.backbone.parameters(), *model.projection.parameters()]
+    if stage.trains != "head":
+        rate, below = stage.learning_rate, [*model.backbone[frozen:].parameters(), *model.projection.parameters()]
         groups.insert(0, {"params": below, "lr": rate, "base_lr": rate})
     return torch.optim.SGD(groups, momentum=stage.momentum, weight_decay=stage.weight_decay, foreach=True)
 

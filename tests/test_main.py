@@ -8,9 +8,17 @@ from ltnotes.__main__ import main, read_change
 
 def test_recipes_are_listed_with_a_description(capsys):
     assert main(["recipes"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == recipes.names()
-    assert all(len(line.split()) > 2 for line in lines)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
+    assert sorted(line.split()[0] for line in lines) == recipes.names()
+    assert all(recipes.describe(line.split()[0]) in line for line in lines)
+    assert max(map(len, lines)) < 120
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_a_recipe_is_shown_in_full(name, capsys):
+    assert main(["recipes", name, "--dataset", "imagenet-lt", "--protocol", "blt"]) == 0
+    out = capsys.readouterr().out
+    assert f"{name}: {recipes.describe(name)}" in out and "stage 1: " in out and "rate      0." in out
 
 
 def test_run_trains_and_reports(tmp_path, capsys):
@@ -24,7 +32,7 @@ def test_run_trains_and_reports(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["run", "nothing"], "recipe: got 'nothing', allowed are ce"),
+        (["run", "nothing"], "recipe: got 'nothing', allowed are"),
         (["run", "ce", "--scale", "huge"], "scale: got 'huge'"),
         (["run", "ce", "--set", "epochs"], "--set: got 'epochs', allowed is FIELD=VALUE"),
         (["run", "ce", "--set", "epoch=3"], "epoch: no such field"),

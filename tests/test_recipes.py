@@ -181,8 +181,11 @@ def test_steps_take_the_place_of_epochs():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "nothing"}, r"^recipe: got 'nothing', allowed are ce, "),
+        ({"name": "nothing"}, r"^recipe: got 'nothing', allowed are the names that 'ltnotes recipes' lists"),
+        ({"name": "cam-fusoin"}, r"^recipe: got 'cam-fusoin', .* \(close: cam-fusion, "),
         ({"name": "ce", "scale": "huge"}, r"^scale: got 'huge', allowed are tiny, lite, full"),
+        ({"name": "ce", "protocol": "cui"}, r"^protocol: got 'cui', allowed are kps, fbl, gcl, blt, fsa"),
+        ({"name": "blt", "protocol": "gcl"}, r"^protocol: BLT has two stages, allowed is 'blt'"),
         ({"name": "ce", "gamma": 1.0}, r"^gamma: no such field, allowed are .*backbone.*epochs"),
         ({"name": "ce", "stages": ()}, r"^stages: no such field"),
         ({"name": "ce", "imbalance": 0.1}, r"^imbalance: got"),

@@ -322,6 +322,19 @@ def test_a_transform_reaches_an_earlier_block(digits):
     assert seen("early map")[-1] == (32, False)  # a frozen backbone keeps no graph
 
 
+def test_the_rest_is_what_comes_after_the_transform(digits):
+    after = train(digits, stage(), stage(transform=part("tests.toys:EarlyTransform"), trains="rest"))
+    before = train(digits, stage())
+    same = [
+        all(old.equal(new) for old, new in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+        for a, b in zip(before.model.backbone, after.model.backbone, strict=True)
+    ]
+    assert same == [True, True, False]
+    assert seen("early map")[-1] == (32, False)
+    head, rest = (train(digits, stage(), stage(trains=trains)) for trains in ("head", "rest"))
+    assert weights(head).equal(weights(rest))  # nothing comes after the last block but the head
+
+
 def test_the_loss_scales_the_scores_for_their_confidence_only(digits):
     cosine = part("squashing_cosine.CosineClassifier")
     job = train(digits, stage(loss=part("tests.toys:ScaledLoss")), head=cosine)

@@ -21,7 +21,7 @@ class RecordingTransform(Transform):
         calls.append(("progress", t))
 
     def start_epoch(self):
-        calls.append(("epoch", self.model.training, self.model.backbone.training))
+        calls.append(("epoch", self.model.training, self.model.backbone[0].training))
 
     def on_indices(self, indices):
         calls.append(("indices", indices))

@@ -195,11 +195,11 @@ class EqualizationLoss(Loss):
     thesis has the same fraction, and leaves ``w`` unexplained.
 
     The paper tunes both options for each data set. The defaults are those of a public
-    re-implementation (Zhang et al. 2021, Bag of Tricks); of CIFAR-10-LT at a ratio of 100
-    they spare the rarest class only.
+    re-implementation on 100 classes (Zhang et al. 2021, Bag of Tricks).
 
     Args:
-        threshold: the paper's ``lambda``, a share of the training images.
+        threshold: the paper's ``lambda``, a share of the training images; if not given,
+            half of the share that a class of a balanced set has, 0.005 of 100 classes.
         probability: the paper's ``gamma``; 0 is cross-entropy.
 
     Attributes:
@@ -211,9 +211,10 @@ class EqualizationLoss(Loss):
 
     rare: Tensor
 
-    def __init__(self, class_counts: Sequence[int], threshold: float = 0.005, probability: float = 0.9):
+    def __init__(self, class_counts: Sequence[int], threshold: float | None = None, probability: float = 0.9):
         super().__init__()
         counts = torch.tensor(check_counts(class_counts), dtype=torch.float64)
+        threshold = 0.5 / len(counts) if threshold is None else threshold
         for name, value in (("threshold", threshold), ("probability", probability)):
             if not 0 <= value <= 1:
                 raise ValueError(f"{name}: got {value}, allowed is a number from 0 to 1")

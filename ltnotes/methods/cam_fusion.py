@@ -7,6 +7,7 @@ to a tail image and what is generic in images of the classes it is confused with
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from itertools import accumulate
@@ -257,6 +258,8 @@ class CAMFusion(Transform):
         self.tail, self.head = (
             torch.tensor(half, device=device).repeat_interleave(times[half]) for half in (tail, head)
         )
+        # From the map after the block to the last, as phase I left it: the network itself goes on learning.
+        self.rest = copy.deepcopy(model.backbone[len(model.backbone) if block is None else block :]).eval()
         self.phase_one: dict[str, Tensor] = {}
 
     def start_stage(self) -> None:
@@ -267,10 +270,11 @@ class CAMFusion(Transform):
             self.phase_one = {"class_weight": weight, "confusing": confusing.to(weight.device)}
 
     def state_dict(self) -> dict[str, Any]:
-        return dict(self.phase_one)
+        return {**self.phase_one, "rest": self.rest.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.phase_one = dict(state)
+        self.rest.load_state_dict(state["rest"])
+        self.phase_one = {name: value for name, value in state.items() if name != "rest"}
 
     def on_indices(self, indices: Tensor) -> Tensor:
         tails, partners, heads = self._sizes(len(indices))
@@ -298,7 +302,7 @@ class CAMFusion(Transform):
 
     def _activation(self, feature_map: Tensor, classes: Tensor) -> Tensor:
         """Activations of the images' own classes, at the size of the map after :attr:`block`."""
-        last = feature_map if self.block is None else self.model.backbone[self.block :](feature_map)
+        last = self.rest(feature_map)
         if last.shape[2:].numel() == 1:
             raise ValueError(
                 "feature_map: got a last map of 1x1, which has no class activation map, allowed is a larger one"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -187,3 +188,15 @@ class Transform:
     def on_feature_map(self, feature_map: Tensor, labels: Labels) -> tuple[Tensor, Labels]:
         """The backbone's map ``[B, D, h, w]``: the last before it is pooled, or that after :attr:`block`."""
         return feature_map, labels
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode for a while; then every module is back in its own, as a frozen block has one of its own."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode

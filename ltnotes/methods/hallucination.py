@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torchvision.transforms import v2
+
+from ltnotes.methods.common import evaluating
 
 SCORES = {
     "logit": lambda logits: logits,
@@ -156,18 +156,6 @@ def look(model: nn.Module, images: Tensor, classes: Tensor, score: str) -> tuple
         if not 0 <= low <= high < logits.shape[1]:
             raise ValueError(f"confusing_classes: got {low} to {high}, allowed are 0 to {logits.shape[1] - 1}")
     return SCORES[score](logits), of_class(logits.detach().softmax(1), classes)
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode for a while; then every module is back in its own, as a frozen backbone has one of its own."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def check_ascent(

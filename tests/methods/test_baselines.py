@@ -156,7 +156,7 @@ LOSSES = {
     "ArcFace 1.2, 10": (lambda c: ArcFaceLoss(1.2, 10.0), mean_of(arcface(1.2, 10.0))),
     "LogitAdjusted": (lambda c: LogitAdjustedLoss(c), mean_of(adjusted(1.0))),
     "LogitAdjusted tau=0.5": (lambda c: LogitAdjustedLoss(c, tau=0.5), mean_of(adjusted(0.5))),
-    "Equalization always": (lambda c: EqualizationLoss(c, probability=1.0), mean_of(equalized(0.005))),
+    "Equalization always": (lambda c: EqualizationLoss(c, probability=1.0), mean_of(equalized(0.5 / len(COUNTS)))),
     "Equalization always 0.01": (lambda c: EqualizationLoss(c, 0.01, 1.0), mean_of(equalized(0.01))),
     "Equalization evaluated": (lambda c: EqualizationLoss(c).eval(), mean_of(cross_entropy)),
     "LabelAware": (lambda c: LabelAwareSmoothing(c), mean_of(smoothed(lambda n: 0.3 * math.sin(between(n))))),
@@ -519,6 +519,10 @@ def test_a_given_draw_spares_the_rare_classes_that_it_marks():
     assert loss.rare.tolist() == [True, False, False, True, True]
     assert loss(logits, targets, mask=mask).item() == pytest.approx(expected, rel=1e-10)
     assert loss(logits, targets, mask=mask.double()) == loss(logits, targets, mask=mask)
+
+
+def test_the_threshold_is_half_a_balanced_share_if_not_given():
+    assert EqualizationLoss([50, 20, 10, 20]).rare.tolist() == [False, False, True, False]
 
 
 def test_a_class_at_the_threshold_is_not_rare():

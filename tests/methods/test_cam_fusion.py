@@ -3,6 +3,7 @@
 import copy
 import math
 from collections import Counter
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -474,7 +475,7 @@ def test_without_fusion_the_batch_is_balanced_and_nothing_else(digits):
     assert len(indices) == 128 and tail[:64].all() and not tail[64:].any()
     images, labels = torch.rand(128, 3, 4, 4), [(classes, 1.0)]
     assert made.on_feature_map(images, labels) == (images, labels)
-    assert made.state_dict() == {}
+    assert made.phase_one == {}
 
 
 def test_permuting_the_classes_permutes_the_batch(digits):
@@ -623,10 +624,29 @@ def test_no_step_of_the_transform_looks_at_values(digits, block):
     made = transform(digits, block=block)
     for name in ("by_class", "counts", "starts", "tail", "head"):
         setattr(made, name, getattr(made, name).to("meta"))
-    made.load_state_dict({name: value.to("meta") for name, value in made.state_dict().items()})
+    made.phase_one = {name: value.to("meta") for name, value in made.phase_one.items()}
+    made.rest.to("meta")
     assert made.on_indices(torch.arange(128)).shape == (128,)
     before, targets = torch.rand(128, 3, 4, 4, device="meta"), torch.zeros(128, dtype=torch.int64, device="meta")
     assert made.on_feature_map(before, [(targets, 1.0)])[0].shape == before.shape
+
+
+def test_activations_stay_those_of_phase_one_while_the_rest_of_the_network_learns(digits, tmp_path):
+    part_of_recipe = part("cam_fusion.CAMFusion", block=2)
+    second = Stage(steps=4, batch_size=32, trains="rest", transform=part_of_recipe, learning_rate=0.1)
+    recipe = Recipe("toy", "digits-lt", (Stage(steps=2, batch_size=32), second), imbalance=20, backbone="resnet8")
+    job = Training(recipe, digits, 0)
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        original = CAMFusion.on_feature_map
+        patch.setattr(CAMFusion, "on_feature_map", lambda self, *a: (seen.append(self), original(self, *a))[1])
+        job.run()
+    first = Training(replace(recipe, stages=recipe.stages[:1]), digits, 0)
+    first.run()
+    for name, value in first.model.backbone[2:].state_dict().items():
+        assert seen[-1].rest.state_dict()[name].equal(value)
+    learnt = job.model.backbone[2][0].conv1.weight
+    assert not learnt.equal(first.model.backbone[2][0].conv1.weight)
 
 
 def test_a_last_map_of_one_location_is_refused(digits):

@@ -1,0 +1,158 @@
+"""What a recipe is: a whole training as plain data, in stages.
+
+A recipe says everything that a training depends on but the seed. It is frozen and
+hashable, and its hash names the cached run. The papers' own have names; see
+:mod:`ltnotes.recipes`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from ltnotes.data import DEFAULT_IMBALANCE
+from ltnotes.methods.common import Part, part
+from ltnotes.models import BACKBONES
+
+TRAINABLE = ("all", "rest", "head")
+CROSS_ENTROPY = part("baselines.CrossEntropy")
+INSTANCE_BALANCED = part("balancers.instance_balanced")
+LINEAR = part("squashing_cosine.LinearClassifier")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stretch of training with one balancer, loss and schedule.
+
+    Args:
+        epochs: passes over as many images as the training set has; may be a fraction.
+        steps: batches, instead of ``epochs``; exactly one of the two is given. A stage
+            of 0 steps trains nothing: it only replaces the head.
+        loss, balancer, transform: method parts; see :mod:`ltnotes.methods.common`.
+        head: a new classifier head for this stage; the old one goes on if None. Its
+            constructor is supplied ``previous``, the old head, where it asks for it, and
+            its ``fit(features, labels)``, where it has one, is called with those of all
+            training images before the stage begins.
+        trains: "all"; "head", with the backbone frozen in evaluation mode; or "rest", all
+            layers after the block of the backbone where the stage's transform acts.
+        learning_rate: of the backbone and, unless ``head_learning_rate`` is given, the head.
+        schedule: "step" multiplies the rate by ``decay`` at each milestone; "cosine"
+            brings it to ``final_rate`` times itself along half a cosine.
+        milestones: progress of the stage in (0, 1) at which the rate falls.
+        warmup: share of the stage over which the rate rises linearly from 0.
+        keep: "last" ends with the weights of the last epoch. "best-test" looks at the test
+            set after every epoch and ends with the best, as much released code does: a
+            choice made on the test set, here only to measure what it is worth.
+    """
+
+    epochs: float | None = None
+    steps: int | None = None
+    loss: Part = CROSS_ENTROPY
+    balancer: Part = INSTANCE_BALANCED
+    transform: Part | None = None
+    head: Part | None = None
+    trains: str = "all"
+    batch_size: int = 128
+    learning_rate: float = 0.1
+    head_learning_rate: float | None = None
+    schedule: str = "step"
+    milestones: tuple[float, ...] = (0.8, 0.9)
+    decay: float = 0.1
+    final_rate: float = 0.0
+    warmup: float = 0.0
+    momentum: float = 0.9
+    weight_decay: float = 2e-4
+    keep: str = "last"
+
+    def __post_init__(self) -> None:
+        given = (self.epochs, self.steps)
+        _require(given.count(None) == 1, "epochs, steps", given, "exactly one of the two")
+        _whole_numbers(self, {"steps": 0, "batch_size": 1})
+        _numbers(self, {"epochs": 0, "learning_rate": 0, "head_learning_rate": 0, "decay": 0, "final_rate": 0})
+        _numbers(self, {"warmup": 0, "momentum": 0, "weight_decay": 0})
+        _of_type(self, {"loss": Part, "balancer": Part, "transform": Part | None, "head": Part | None})
+        _require(self.epochs != 0, "epochs", self.epochs, "a number above 0")
+        _require(self.trains in TRAINABLE, "trains", self.trains, " or ".join(TRAINABLE))
+        _require(self.schedule in ("step", "cosine"), "schedule", self.schedule, "'step' or 'cosine'")
+        _require(self.keep in ("last", "best-test"), "keep", self.keep, "'last' or 'best-test'")
+        _of_type(self, {"milestones": tuple})
+        _require(all(0 < m < 1 for m in self.milestones), "milestones", self.milestones, "progress between 0 and 1")
+        _require(self.warmup < 1, "warmup", self.warmup, "a share from 0 up to, not including, 1")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole training: data, backbone, head and one or more stages.
+
+    Args:
+        imbalance: ratio of the largest to the smallest class.
+        head: the classifier of the first stage.
+        projection: width of a fully connected layer between pooling and head, 0 for none;
+            the backbone's own if None.
+        pretrained: begin with torchvision's weights for ImageNet.
+        validation: training images per class held out for methods that need validation.
+    """
+
+    name: str
+    dataset: str
+    stages: tuple[Stage, ...]
+    imbalance: float = DEFAULT_IMBALANCE
+    backbone: str = "resnet32"
+    head: Part = LINEAR
+    projection: int | None = None
+    pretrained: bool = False
+    validation: int = 0
+    data_seed: int = 0
+
+    def __post_init__(self) -> None:
+        _of_type(self, {"name": str, "dataset": str, "stages": tuple, "head": Part})
+        _require(len(self.stages) > 0, "stages", self.stages, "one stage or more")
+        _require(self.backbone in BACKBONES, "backbone", self.backbone, ", ".join(BACKBONES))
+        _numbers(self, {"imbalance": 1})
+        _whole_numbers(self, {"projection": 0, "validation": 0, "data_seed": 0})
+        _of_type(self, {"pretrained": bool})
+
+    @property
+    def hash(self) -> str:
+        """sha256 of everything but the name: two names for one training share its runs."""
+        content = {key: value for key, value in asdict(self).items() if key != "name"}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def with_stages(self, **changes: Any) -> Recipe:
+        """The recipe with the same fields changed in every stage; one without steps stays without."""
+        lasting = {name: value for name, value in changes.items() if name not in ("epochs", "steps")}
+        return replace(
+            self, stages=tuple(replace(stage, **(lasting if stage.steps == 0 else changes)) for stage in self.stages)
+        )
+
+
+def _numbers(owner: Any, lowest: dict[str, float]) -> None:
+    """Check number fields against their lowest value and make them floats, so that 1 and 1.0 hash alike."""
+    for name, low in lowest.items():
+        value = getattr(owner, name)
+        if value is None:
+            continue
+        ok = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= low
+        _require(ok, name, value, f"a number from {low:g} on")
+        object.__setattr__(owner, name, float(value))
+
+
+def _whole_numbers(owner: Any, lowest: dict[str, int]) -> None:
+    for name, low in lowest.items():
+        value = getattr(owner, name)
+        ok = value is None or (type(value) is int and value >= low)
+        _require(ok, name, value, f"a whole number from {low} on")
+
+
+def _of_type(owner: Any, kinds: dict[str, Any]) -> None:
+    for name, kind in kinds.items():
+        value = getattr(owner, name)
+        _require(isinstance(value, kind), name, value, f"a {getattr(kind, '__name__', kind)}")
+
+
+def _require(condition: bool, name: str, got: Any, allowed: str) -> None:
+    if not condition:
+        raise ValueError(f"{name}: got {got!r}, allowed is {allowed}")
