@@ -115,10 +115,11 @@ def _lite(recipe: Recipe) -> Recipe:
 
 
 def _tiny(recipe: Recipe) -> Recipe:
-    """A few small batches of each stage that trains at all."""
+    """A few small batches in all, as many of each stage that trains."""
+    share = TINY_STEPS // sum(stage.steps != 0 for stage in recipe.stages)
 
     def shorten(stage: Stage) -> Stage:
-        return replace(stage, epochs=None, steps=0 if stage.steps == 0 else TINY_STEPS, batch_size=TINY_BATCH)
+        return replace(stage, epochs=None, steps=0 if stage.steps == 0 else share, batch_size=TINY_BATCH)
 
     return _small(recipe, [shorten(stage) for stage in recipe.stages])
 

@@ -1,0 +1,51 @@
+"""Every named training from its first step to its last, at the smallest scale."""
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from ltnotes import data, recipes
+from ltnotes.catalogue import CHAPTERS
+from ltnotes.training import Training
+
+IMBALANCE = 20
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return {held_out: data.load("digits-lt", IMBALANCE, validation=held_out) for held_out in (0, 1)}
+
+
+def train(recipe, digits):
+    job = Training(recipe, digits[recipe.validation], seed=0)
+    job.run()
+    return job, job.evaluate()[0]
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_a_recipe_trains_to_its_end(name, digits):
+    recipe = recipes.get(name, "digits-lt", IMBALANCE, "tiny")
+    job, metrics = train(recipe, digits)
+    training = [number for number, stage in enumerate(recipe.stages) if stage.steps]
+    assert sorted({record["stage"] for record in job.history}) == training
+    assert all(math.isfinite(record["loss"]) for record in job.history)
+    assert sum(map(sum, metrics["confusion"])) == len(digits[0].test)
+    assert 0 <= metrics["ece"] <= 1
+    assert type(job.model.head) is (recipe.stages[-1].head or recipe.stages[0].head or recipe.head).resolve()
+
+
+# The first of each chapter, built for data whose images are large and whose classes are many.
+@pytest.mark.parametrize("dataset", ["imagenet-lt", "places-lt", "inat2017", "inat2018"])
+@pytest.mark.parametrize("name", [next(iter(rows)) for _, rows in CHAPTERS.values()])
+def test_a_recipe_for_large_images_trains_on_small_ones(name, dataset, digits):
+    recipe = recipes.get(name, dataset, scale="tiny", steps=2)
+    assert (recipe.backbone, recipe.pretrained) == ("resnet8", False)
+    recipe = replace(recipe, dataset="digits-lt", imbalance=IMBALANCE, validation=min(recipe.validation, 1))
+    assert math.isfinite(train(recipe, digits)[0].history[-1]["loss"])
+
+
+@pytest.mark.parametrize("backbone", ["resnet10", "resnet18-cifar", "resnext50", "densenet121", "efficientnet-b0"])
+def test_a_recipe_trains_any_backbone(backbone, digits):
+    recipe = recipes.get("ce", "digits-lt", IMBALANCE, "tiny", steps=1, batch_size=4, backbone=backbone, learning_rate=0.001)
+    assert math.isfinite(train(recipe, digits)[0].history[-1]["loss"])
