@@ -33,11 +33,15 @@ BASELINES: dict[str, Row] = {
     "ce": ("cross-entropy on shuffled images", plain()),
     "mixup": ("cross-entropy on blended images", plain(transform=MIXUP)),
     "weighted": ("cross-entropy weighted by the inverse class size", loss("baselines.WeightedCrossEntropy")),
+    "weighted-as-released": (
+        "weighted cross-entropy divided by the batch's weights, as torch does",
+        loss("baselines.WeightedCrossEntropy", divide_by="weights"),
+    ),
     "focal": ("focal loss, gamma = 1", loss("baselines.FocalLoss")),
     "focal-0.5": ("focal loss, gamma = 0.5 (FSA Table 1)", loss("baselines.FocalLoss", gamma=0.5)),
     "focal-2": ("focal loss, gamma = 2 (FSA Table 1)", loss("baselines.FocalLoss", gamma=2.0)),
-    "focal-detached": (
-        "focal loss, no gradient through its weight",
+    "focal-as-released": (
+        "focal loss without a gradient through its weight",
         loss("baselines.FocalLoss", detach_weight=True),
     ),
     "class-balanced": (
@@ -87,6 +91,7 @@ BASELINES: dict[str, Row] = {
         "cross-entropy, then the nearest class mean",
         retrained({}, {"head": part("retraining.NearestClassMeanClassifier"), **ZERO_STEPS}),
     ),
+    # MiSLAS also lets the statistics of its BatchNorm move in the second stage; this one does not.
     "mislas": (
         "mixup, then label-aware smoothing and one factor for each class",
         retrained(

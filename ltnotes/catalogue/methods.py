@@ -199,26 +199,35 @@ FBL: dict[str, Row] = {
 
 # --- chapter 8 ---------------------------------------------------------------
 
-GCL_LOSS = part("gcl.GCLLoss")
 CBEN = part("gcl.cben")
 
 
-def gcl(first: dict[str, Any] | None = None, loss: Part = GCL_LOSS, **second: Any) -> Build:
+def gcl(
+    first: dict[str, Any] | None = None,
+    first_loss: dict[str, Any] | None = None,
+    second_loss: dict[str, Any] | None = None,
+    **second: Any,
+) -> Build:
     """GCL with mixup, then a new head on CBEN samples (thesis Algorithm 5.1, with the mixup of 5.4.1)."""
-    stage1 = {"loss": loss, "transform": MIXUP, **(first or {})}
-    return retrained(stage1, {"loss": loss, "head": COSINE, "balancer": CBEN, **second}, COSINE)
+    losses = (part("gcl.GCLLoss", **(options or {})) for options in (first_loss, second_loss))
+    stage1 = {"loss": next(losses), "transform": MIXUP, **(first or {})}
+    return retrained(stage1, {"loss": next(losses), "head": COSINE, "balancer": CBEN, **second}, COSINE)
 
 
 def _cloud(rule: str) -> Build:
-    return gcl(loss=part("gcl.GCLLoss", cloud=rule))
+    return gcl(first_loss={"cloud": rule}, second_loss={"cloud": rule})
 
 
 HALF_NOISE = {"noise_multiplier": 0.5}
-RELEASED_SECOND = part("gcl.GCLLoss", scale=20.0, target_margin=0.1, focal_gamma=1.0, **HALF_NOISE)
+RELEASED_SECOND = {"scale": 20.0, "target_margin": 0.1, "focal_gamma": 1.0, **HALF_NOISE}
+RELEASED_SCHEDULE = {"epochs": 30.0, "learning_rate": 0.002, "final_rate": 0.0}
 
 GCL: dict[str, Row] = {
     "gcl": ("Gaussian clouded logits, then a new head by CBEN", gcl()),
-    "gcl-no-retraining": ("GCL, the first stage alone (Table 5.6)", plain(COSINE, loss=GCL_LOSS, transform=MIXUP)),
+    "gcl-no-retraining": (
+        "GCL, the first stage alone (Table 5.6)",
+        plain(COSINE, loss=part("gcl.GCLLoss"), transform=MIXUP),
+    ),
     "gcl-lws": ("GCL, then one factor for each class (Table 5.6)", gcl(head=part("retraining.LWSClassifier"))),
     "gcl-tau-norm": (
         "GCL, then class weights of equal length (Table 5.6)",
@@ -243,32 +252,30 @@ GCL: dict[str, Row] = {
     "gcl-as-released": (
         "GCL with all differences together",
         gcl(
-            {"loss": part("gcl.GCLLoss", **HALF_NOISE), "keep": "best-test"},
-            loss=RELEASED_SECOND,
+            {"keep": "best-test"},
+            HALF_NOISE,
+            RELEASED_SECOND,
             head=None,
             balancer=CLASS_BALANCED,
-            epochs=30.0,
-            learning_rate=0.002,
-            final_rate=0.0,
+            **RELEASED_SCHEDULE,
         ),
     ),
-    "gcl-noise-as-released": ("GCL with half the noise in both stages", gcl(loss=part("gcl.GCLLoss", **HALF_NOISE))),
+    "gcl-noise-as-released": (
+        "GCL with half the noise in both stages",
+        gcl(first_loss=HALF_NOISE, second_loss=HALF_NOISE),
+    ),
     "gcl-best-test-as-released": ("GCL: stage 1 ends with its best epoch on the test set", gcl({"keep": "best-test"})),
     "gcl-warm-head-as-released": ("GCL: stage 2 goes on with the head of stage 1", gcl(head=None)),
-    "gcl-loss-as-released": (
-        "GCL: stage 2 has a margin, a scale of 20 and focal weights",
-        retrained(
-            {"loss": GCL_LOSS, "transform": MIXUP},
-            {
-                "loss": part("gcl.GCLLoss", scale=20.0, target_margin=0.1, focal_gamma=1.0),
-                "head": COSINE,
-                "balancer": CBEN,
-            },
-            COSINE,
-        ),
-    ),
+    **{
+        f"gcl-{name}-as-released": (f"GCL: {summary} in stage 2", gcl(second_loss=options))
+        for name, summary, options in (
+            ("margin", "a margin of 0.1 for the target", {"target_margin": 0.1}),
+            ("scale", "a scale of 20", {"scale": 20.0}),
+            ("focal", "focal weights", {"focal_gamma": 1.0}),
+        )
+    },
     "gcl-schedule-as-released": (
         "GCL: stage 2 has 30 epochs from a rate of 0.002",
-        gcl(epochs=30.0, learning_rate=0.002, final_rate=0.0),
+        gcl(**RELEASED_SCHEDULE),
     ),
 }

@@ -50,6 +50,9 @@ class SquashingCosineClassifier(CosineClassifier):
 
     ``score_c = alpha * |f| / (beta + |f|) * cos(w_c, f)``
 
+    BLT pairs it with a large-margin softmax and gives no margin. Its released code has a
+    margin of 0, which is plain cross-entropy, as here.
+
     Args:
         alpha: the largest scale, approached as the norm grows. 20 in the BLT
             supplement (section 2); OLTR is alpha=16, beta=1; BLT's released code
