@@ -11,7 +11,7 @@ from typing import Any
 from ltnotes import data, recipes
 from ltnotes.catalogue import CHAPTERS
 from ltnotes.protocols import PROTOCOLS
-from ltnotes.stages import Recipe
+from ltnotes.stages import Recipe, Stage
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -105,17 +105,45 @@ def list_recipes() -> None:
 
 
 def show_recipe(recipe: Recipe) -> None:
+    """Print everything that a recipe trains."""
     print(f"\n{recipe.name}: {recipes.describe(recipe.name)}")
-    print(f"  {recipe.dataset} 1:{recipe.imbalance:g}, {recipe.backbone}, {recipe.head}")
+    start = "with the weights of ImageNet" if recipe.pretrained else "from random weights"
+    width = f", a layer of {recipe.projection} before the head" if recipe.projection else ""
+    print(f"  {recipe.dataset} 1:{recipe.imbalance:g}; {recipe.validation} images of each class held out")
+    print(f"  {recipe.backbone} {start}{width}; {recipe.head}")
     for number, stage in enumerate(recipe.stages, start=1):
-        length = f"{stage.epochs:g} epochs" if stage.steps is None else f"{stage.steps} steps"
-        print(f"  stage {number}: {length} of {stage.trains}, batches of {stage.batch_size}")
-        for field in ("loss", "balancer", "transform", "head"):
-            if value := getattr(stage, field):
-                print(f"    {field:<9} {value}")
-        drops = ", ".join(f"{milestone:g}" for milestone in stage.milestones) or "never"
-        falls = f"x {stage.decay:g} at {drops}" if stage.schedule == "step" else f"cosine to x {stage.final_rate:g}"
-        print(f"    rate      {stage.learning_rate:g}, {falls}; weight decay {stage.weight_decay:g}")
+        print(f"  stage {number}: {length(stage)}")
+        lines = {"head": stage.head}
+        if stage.steps != 0:
+            rest = f"momentum {stage.momentum:g}, weight decay {stage.weight_decay:g}, keeps the {stage.keep} epoch"
+            lines |= {"loss": stage.loss, "balancer": stage.balancer, "transform": stage.transform}
+            lines |= {"rate": rate(stage), "SGD": rest}
+        for title, text in lines.items():
+            if text:
+                print(f"    {title:<9} {text}")
+
+
+def length(stage: Stage) -> str:
+    if stage.steps == 0:
+        return "trains nothing"
+    amount = f"{stage.steps} steps" if stage.epochs is None else f"{stage.epochs:.3g} epochs"
+    what = {"all": "everything", "head": "the head", "rest": "what follows the transform"}[stage.trains]
+    return f"trains {what} for {amount} in batches of {stage.batch_size}"
+
+
+def rate(stage: Stage) -> str:
+    """The learning rate and how it changes, in the unit of the stage's length."""
+    total, unit = (stage.epochs, "epoch") if stage.steps is None else (stage.steps, "step")
+    text = f"{stage.learning_rate:g}"
+    if stage.head_learning_rate is not None:
+        text += f", of the head {stage.head_learning_rate:g}"
+    if stage.warmup:
+        text += f", rising until {unit} {stage.warmup * total:.3g}"
+    if stage.schedule == "cosine":
+        return f"{text}, falling to {stage.final_rate:g} of it along a cosine"
+    if not stage.milestones:
+        return f"{text}, constant"
+    return f"{text}, x {stage.decay:g} at {unit} {', '.join(f'{m * total:.3g}' for m in stage.milestones)}"
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -6,7 +6,8 @@ can be chosen apart: ``recipes.get("ce", protocol="fsa")``.
 What a paper leaves open is filled in from its neighbours: the warm-up on CIFAR in
 Table 4.1 (five epochs, as in thesis 3.5.1 and in Cao et al. 2019, whom 5.4.1 follows);
 weight decay and the batch of phase I of FSA; the initial rate of GCL's second stage (that
-of the first); FSA's schedule on ImageNet-LT and Places-LT (that on iNaturalist).
+of the first); phase I of FSA on ImageNet-LT and Places-LT (that on iNaturalist; phase II
+has CIFAR's 6,400 steps).
 """
 
 from __future__ import annotations
@@ -76,7 +77,9 @@ PROTOCOLS: dict[str, dict[str, Protocol]] = {
         "imagenet-lt": _thesis("resnet50", _stage(180, 128, 0.1, 1e-4, (120, 160), 0.1), 10, 0.1),
         "inat2018": _thesis("resnet50", _stage(180, 512, 0.2, 1e-4, (120, 160), 0.1), 30, 0.1),
     },
-    "fbl": {  # thesis Table 4.1; its text (4.4.1) and the released code have batches of 64 on CIFAR
+    # Thesis Table 4.1. Its text (4.4.1.2) and the released code have batches of 64 on CIFAR, and
+    # the text has 180 epochs with drops to a tenth after 120 and 160 on all three large sets.
+    "fbl": {
         "cifar": _thesis("resnet32", _stage(200, 128, 0.1, 2e-4, (160, 180), 0.01, 5), 10, 0.2),
         "imagenet-lt": _thesis("resnet50", _stage(200, 512, 0.2, 2e-4, (160, 180), 0.01), 10, 0.1),
         "inat2018": _thesis("resnet50", _stage(180, 512, 0.2, 1e-4, (120, 160), 0.1), 30, 0.1),

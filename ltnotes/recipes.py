@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import Any
 
-from ltnotes.catalogue import RECIPES
+from ltnotes.catalogue import RECIPES, Entry
 from ltnotes.catalogue.builders import Setting
 from ltnotes.data import DEFAULT_IMBALANCE
 from ltnotes.protocols import PROTOCOLS, protocol_for
@@ -22,8 +22,20 @@ def names() -> list[str]:
 
 
 def describe(name: str) -> str:
-    """One line on what a recipe trains."""
-    return RECIPES[name].summary
+    """One line on what a recipe trains.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    return _known(name).summary
+
+
+def _known(name: str) -> Entry:
+    if name not in RECIPES:
+        close = difflib.get_close_matches(str(name), names(), n=3, cutoff=0.5)
+        hint = f" (close: {', '.join(close)})" if close else ""
+        raise ValueError(f"recipe: got {name!r}, allowed are the names that 'ltnotes recipes' lists{hint}")
+    return RECIPES[name]
 
 
 def get(
@@ -45,16 +57,13 @@ def get(
         protocol: whose epochs, batches, rates and network: "kps", "fbl", "gcl", "blt" or
             "fsa"; the method's own paper if not given. A baseline gets the same training
             as a method by having its protocol.
-        changes: fields of :class:`Recipe` or of :class:`Stage` (in every stage) to
-            replace, as ``epochs=30`` or ``backbone="resnet8"``.
+        changes: fields of :class:`Recipe`, else of :class:`Stage` (in every stage that
+            trains), to replace, as ``epochs=30`` or ``backbone="resnet8"``.
 
     Raises:
         ValueError: an unknown name, scale, protocol or field, or a value that is not allowed.
     """
-    if name not in RECIPES:
-        close = difflib.get_close_matches(name, names(), n=3, cutoff=0.5)
-        hint = f" (close: {', '.join(close)})" if close else ""
-        raise ValueError(f"recipe: got {name!r}, allowed are the names that 'ltnotes recipes' lists{hint}")
+    entry = _known(name)
     if scale not in SCALES:
         raise ValueError(f"scale: got {scale!r}, allowed are {', '.join(SCALES)}")
     if protocol is not None and protocol not in PROTOCOLS:
@@ -63,7 +72,7 @@ def get(
     of_stage = {f.name for f in fields(Stage)}
     if unknown := sorted(set(changes) - of_recipe - of_stage):
         raise ValueError(f"{unknown[0]}: no such field, allowed are {', '.join(sorted(of_recipe | of_stage))}")
-    recipe = SCALING[scale](_build(name, dataset, imbalance, protocol or RECIPES[name].protocol))
+    recipe = SCALING[scale](_build(name, dataset, imbalance, protocol or entry.protocol))
     stage_changes = {key: value for key, value in changes.items() if key in of_stage and key not in of_recipe}
     if "steps" in stage_changes:
         stage_changes.setdefault("epochs", None)

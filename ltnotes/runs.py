@@ -162,11 +162,11 @@ def read_run(folder: Path, recipe: Recipe, seed: int) -> Run:
 
 
 def _train(recipe: Recipe, dataset: data.LongTailData, seed: int, folder: Path, resume: bool) -> Run:
-    checkpoint = folder / "checkpoint.pt"
+    unfinished = folder / "unfinished.pt"
     if not resume:
-        for name in ("checkpoint.pt", "run.json"):  # a run.json without weights is not taken for a run
+        for name in ("checkpoint.pt", "run.json", unfinished.name):  # a run.json without weights is not taken for a run
             (folder / name).unlink(missing_ok=True)
-    job = training.Training(recipe, dataset, seed, checkpoint, TrainingProgress(f"{recipe.name}, seed {seed}"))
+    job = training.Training(recipe, dataset, seed, unfinished, TrainingProgress(f"{recipe.name}, seed {seed}"))
     job.run()
     metrics, _ = job.evaluate()
     record = {
@@ -180,9 +180,9 @@ def _train(recipe: Recipe, dataset: data.LongTailData, seed: int, folder: Path, 
         "environment": environment(job.device, job.dtype),
         "code": code_hash(recipe),
     }
-    write_text(json.dumps(record, indent=1), folder / "run.json")
-    # The optimiser's state is of no use any more.
-    training.save_atomically({"model": job.model.state_dict()}, checkpoint)
+    training.save_atomically({"model": job.model.state_dict()}, folder / "checkpoint.pt")
+    write_text(json.dumps(record, indent=1), folder / "run.json")  # last but one: with it the run is finished
+    unfinished.unlink(missing_ok=True)
     return read_run(folder, recipe, seed)
 
 

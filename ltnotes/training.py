@@ -11,6 +11,7 @@ depends on nothing but that and the checkpoint before it.
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import time
@@ -82,12 +83,9 @@ class Training:
         self.history: list[dict[str, float]] = []
         self.seconds = 0.0
         self.evaluation_scale = 1.0
-        with self._random(0, PARTS):
-            for stage in recipe.stages:  # a bad option of a later stage is said now, not after the stages before it
-                stage.loss.build(class_counts=data.counts)
-                stage.balancer.build(counts=data.counts, t=0.0)
         with self._random(0, 0):
             self.model = build_model(recipe, data.counts).to(self.device, memory_format=torch.channels_last)
+        self._rehearse()
 
     def run(self) -> None:
         """Train every stage to its end, from the checkpoint if there is one."""
@@ -98,12 +96,24 @@ class Training:
                 continue
             self._run_stage(index, stage, saved if saved and index == saved["stage"] else None)
 
+    def _rehearse(self) -> None:
+        """Build all parts of all stages on a copy: a bad option is said now, not after the stages before it."""
+        rehearsal = copy.copy(self)
+        rehearsal.model = copy.deepcopy(self.model)
+        for index, stage in enumerate(self.recipe.stages):
+            rehearsal._replace_head(stage, index)
+            with self._random(index + 1, PARTS):
+                _Stage(rehearsal, stage)
+                stage.balancer.build(counts=self.data.counts, t=0.0)
+
     def _run_stage(self, index: int, stage: Any, saved: dict | None) -> None:
         self._replace_head(stage, index)
+        began = time.perf_counter()
         with self._random(index + 1, PARTS):
             live = _Stage(self, stage)
             if not saved:
                 live.start()
+        self.seconds += time.perf_counter() - began
         self.evaluation_scale = live.loss.evaluation_scale
         first_epoch = 0
         if saved:
@@ -252,7 +262,7 @@ class _Stage:
             with torch.no_grad() if self.stage.trains == "head" else nullcontext():
                 features = model.from_map(maps, block)
             logits = model.head(features)
-        loss = torch.stack([self.loss(logits, classes, features, weight) for classes, weight in labels]).sum()
+        loss = torch.stack([self.loss(logits, classes, features, weight=weight) for classes, weight in labels]).sum()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()

@@ -35,6 +35,14 @@ def test_a_recipe_trains_to_its_end(name, digits):
     assert type(job.model.head) is (recipe.stages[-1].head or recipe.stages[0].head or recipe.head).resolve()
 
 
+@pytest.mark.parametrize("name", ["blt", "blt-as-released", "cam-fusion", "kps-as-released", "gcl"])
+def test_a_recipe_trains_where_the_smallest_class_has_one_image(name):
+    recipe = recipes.get(name, "digits-lt", 100, "tiny", steps=2)
+    job = Training(recipe, data.load("digits-lt", 100, validation=recipe.validation), seed=0)
+    job.run()
+    assert min(job.data.counts) == 1 and math.isfinite(job.history[-1]["loss"])
+
+
 # The first of each chapter, built for data whose images are large and whose classes are many.
 @pytest.mark.parametrize("dataset", ["imagenet-lt", "places-lt", "inat2017", "inat2018"])
 @pytest.mark.parametrize("name", [next(iter(rows)) for _, rows in CHAPTERS.values()])
@@ -47,5 +55,7 @@ def test_a_recipe_for_large_images_trains_on_small_ones(name, dataset, digits):
 
 @pytest.mark.parametrize("backbone", ["resnet10", "resnet18-cifar", "resnext50", "densenet121", "efficientnet-b0"])
 def test_a_recipe_trains_any_backbone(backbone, digits):
-    recipe = recipes.get("ce", "digits-lt", IMBALANCE, "tiny", steps=1, batch_size=4, backbone=backbone, learning_rate=0.001)
+    recipe = recipes.get(
+        "ce", "digits-lt", IMBALANCE, "tiny", steps=1, batch_size=4, backbone=backbone, learning_rate=0.001
+    )
     assert math.isfinite(train(recipe, digits)[0].history[-1]["loss"])

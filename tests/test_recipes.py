@@ -140,6 +140,23 @@ def test_every_recipe_is_whole_at_every_scale(name, scale):
     assert recipes.describe(name)
 
 
+@pytest.mark.parametrize("dataset", ["cifar10-lt", "cifar100-lt", "digits-lt", "imagenet-lt", "inat2018", "a/folder"])
+@pytest.mark.parametrize("imbalance", [1, 20, 100, 200, 300])
+def test_blt_holds_out_at_most_half_of_the_smallest_class(dataset, imbalance):
+    recipe = recipes.get("blt-confusion-as-released", dataset, imbalance)
+    largest = {"cifar10-lt": 5000, "cifar100-lt": 500, "digits-lt": 124}.get(dataset)
+    if largest:
+        assert recipe.validation == min(5, largest // imbalance // 2)
+    assert (dict(recipes.get("blt", dataset, imbalance).stages[1].transform.options).get("confusion_from") is None) == (
+        recipe.validation > 0
+    )
+
+
+def test_describing_what_is_not_there_is_refused_by_name():
+    with pytest.raises(ValueError, match=r"^recipe: got 'nothing', allowed are"):
+        recipes.describe("nothing")
+
+
 def test_no_two_names_mean_the_same_training():
     hashes = [recipes.get(name).hash for name in recipes.names()]
     assert len(set(hashes)) == len(hashes)
@@ -185,7 +202,7 @@ def test_steps_take_the_place_of_epochs():
         ({"name": "cam-fusoin"}, r"^recipe: got 'cam-fusoin', .* \(close: cam-fusion, "),
         ({"name": "ce", "scale": "huge"}, r"^scale: got 'huge', allowed are tiny, lite, full"),
         ({"name": "ce", "protocol": "cui"}, r"^protocol: got 'cui', allowed are kps, fbl, gcl, blt, fsa"),
-        ({"name": "blt", "protocol": "gcl"}, r"^protocol: BLT has two stages, allowed is 'blt'"),
+        ({"name": "blt", "protocol": "gcl"}, r"^protocol: got one with a single stage, allowed for BLT is 'blt'"),
         ({"name": "ce", "gamma": 1.0}, r"^gamma: no such field, allowed are .*backbone.*epochs"),
         ({"name": "ce", "stages": ()}, r"^stages: no such field"),
         ({"name": "ce", "imbalance": 0.1}, r"^imbalance: got"),

@@ -224,8 +224,8 @@ def test_every_hook_is_called_in_order_with_what_the_last_one_returned(digits):
         digits, stage(steps=1, transform=part("tests.toys:RecordingTransform"), loss=part("tests.toys:RecordingLoss"))
     )
     kinds = [call[0] for call in toys.calls if "progress" not in call[0]]
-    assert kinds == ["init", "epoch", "indices", "images", "maps", "loss"]
-    assert seen("init") == [(digits.counts,)]
+    assert kinds == ["init", "init", "epoch", "indices", "images", "maps", "loss"]
+    assert seen("init") == [(digits.counts,)] * 2  # the first on a copy, before anything is trained
     ((indices,),) = seen("indices")
     ((images, labels),) = seen("images")
     ((maps, map_labels),) = seen("maps")
@@ -290,6 +290,21 @@ def test_under_autocast_the_loss_is_computed_in_float32(digits):
 
 
 # --- what two-stage methods need ---
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"transform": part("blt.BLT", tail="few", confusion_from="validation")},  # no images are held out
+        {"transform": part("cam_fusion.CAMFusion", block=9), "trains": "rest"},
+        {"head": part("retraining.TauNormalizedClassifier", tau=float("nan")), "trains": "head"},
+        {"loss": part("kps.KPSLoss", n_base=0.5)},
+    ],
+    ids=["transform", "block", "head", "loss"],
+)
+def test_a_bad_option_of_a_later_stage_is_said_before_the_first_trains(digits, bad):
+    with pytest.raises(ValueError, match=r"^\w+: got"):
+        Training(recipe(stage(), stage(**bad)), digits, 0)
 
 
 def test_a_stage_of_no_steps_replaces_the_head_and_fits_it(digits):

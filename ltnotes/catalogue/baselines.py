@@ -64,10 +64,10 @@ BASELINES: dict[str, Row] = {
     "arcface": ("additive margin on the angle", loss("baselines.ArcFaceLoss", COSINE)),
     "ldam": ("label-distribution-aware margin", loss("baselines.LDAMLoss", COSINE)),
     "ldam-drw": (
-        "label-distribution-aware margin, re-weighted from epoch 160 on",
+        "label-distribution-aware margin, re-weighted in the last fifth",
         plain(COSINE, loss=deferred(part("baselines.LDAMLoss"))),
     ),
-    "drw": ("cross-entropy, re-weighted from epoch 160 on", plain(loss=deferred(part("baselines.CrossEntropy")))),
+    "drw": ("cross-entropy, re-weighted in the last fifth", plain(loss=deferred(part("baselines.CrossEntropy")))),
     "equalization": ("equalization loss: rare classes are not pushed down", loss("baselines.EqualizationLoss")),
     "logit-adjustment": ("logit adjustment, or balanced softmax", loss("baselines.LogitAdjustedLoss")),
     "label-aware-smoothing": ("label smoothing by class size", loss("baselines.LabelAwareSmoothing")),

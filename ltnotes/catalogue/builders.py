@@ -61,7 +61,7 @@ def sampling(name: str, **options: Any) -> Build:
 
 
 def deferred(inner: Part) -> Part:
-    """Re-weighting from epoch 160 of 200 on, as in Cao et al. 2019."""
+    """Re-weighting in the last fifth: from epoch 160 of 200 on, as in Cao et al. 2019."""
     return part("baselines.DeferredReweighting", loss=inner, start=0.8)
 
 

@@ -20,13 +20,25 @@ from ltnotes.catalogue.builders import (
     squashing,
 )
 from ltnotes.methods.common import Part, part
-from ltnotes.stages import LINEAR
+from ltnotes.stages import LINEAR, Stage
 
 # --- chapter 4 ---------------------------------------------------------------
 
 BLT_BALANCER = part("balancers.power_balanced", gamma=0.9)
 SQUASHING = squashing()
-HELD_OUT = {"cifar10-lt": 5, "cifar100-lt": 1, "imagenet-lt": 20, "places-lt": 20, "inat2017": 5, "inat2018": 5}
+HELD_OUT = {"imagenet-lt": 20, "places-lt": 20, "inat2017": 5, "inat2018": 5}
+LARGEST = {"cifar10-lt": 5000, "cifar100-lt": 500, "digits-lt": 124}  # images of the largest class
+
+
+def held_out(setting: Setting) -> int:
+    """Images of each class for the confusion matrix.
+
+    ImageNet-LT and Places-LT come with 20, and 5 are held out of iNaturalist (BLT section
+    4). So are 5 of the small sets, and at most half of the smallest class.
+    """
+    if setting.large:
+        return HELD_OUT[setting.dataset]
+    return min(5, int(LARGEST.get(setting.dataset, 0) / setting.imbalance) // 2)
 
 
 def blt(
@@ -34,15 +46,13 @@ def blt(
 ) -> Build:
     """Two stages (BLT-S section 2): plain, then balanced with BLT.
 
-    Validation images are those that come with ImageNet-LT and Places-LT, 5 of each class
-    in iNaturalist (BLT section 4), and what CIFAR's smallest classes can spare. Where
-    they can spare none, the confusion matrix is that of the training images.
+    Where no image can be spared for validation, the confusion matrix is that of the training images.
     """
 
     def build(setting: Setting) -> dict[str, Any]:
         if len(setting.protocol.stages) != 2:
-            raise ValueError("protocol: BLT has two stages, allowed is 'blt'")
-        validation = _held_out(setting)
+            raise ValueError("protocol: got one with a single stage, allowed for BLT is 'blt'")
+        validation = held_out(setting)
         # Small sets need not have a class of 20 images or fewer, the paper's tail.
         own = {"tail": "few" if setting.large else "smallest"}
         if not validation:
@@ -55,10 +65,20 @@ def blt(
     return build
 
 
-def _held_out(setting: Setting) -> int:
-    if setting.dataset in HELD_OUT:
-        return HELD_OUT[setting.dataset]
-    return 1 if setting.imbalance <= 50 else 0  # the digits: 124 images in the largest class
+def slower(build: Build) -> Build:
+    """A tenth of the learning rates (BLT-S Table 1, right half, and Table 2)."""
+
+    def slow(stage: Stage) -> Stage:
+        rate = stage.head_learning_rate
+        return replace(
+            stage, learning_rate=stage.learning_rate / 10, head_learning_rate=None if rate is None else rate / 10
+        )
+
+    def built(setting: Setting) -> dict[str, Any]:
+        fields = build(setting)
+        return fields | {"stages": tuple(map(slow, fields["stages"]))}
+
+    return built
 
 
 def _blt_as_released(*differences: str, **options: Any) -> Build:
@@ -78,14 +98,27 @@ NEW_HEAD = {"head": SQUASHING}
 
 BLT: dict[str, Row] = {
     "blt": ("tail images turned into hard examples by gradient ascent", blt()),
-    "blt-quarter": ("BLT for a quarter of the tail images (BLT-S)", blt(fraction=0.25)),
+    "blt-quarter": ("BLT for a quarter of the tail images (BLT-S; the released code)", blt(fraction=0.25)),
+    "blt-quarter-slower": ("BLT for a quarter, at a tenth of the rate (BLT-S Table 1)", slower(blt(fraction=0.25))),
+    "blt-slower": ("BLT at a tenth of the rate (BLT-S Table 2)", slower(blt())),
+    "blt-class-balanced": ("BLT with gamma = 1 (BLT Figure 3)", blt(balancer=CLASS_BALANCED)),
     "blt-static-targeted": ("BLT with images made once, towards confusing classes", blt(static=True)),
     "blt-static-random": ("BLT with images made once, towards random classes", blt(static=True, new_images="random")),
     "blt-softmax": ("BLT with a linear head (BLT-S Table 4)", blt(head=LINEAR)),
     "blt-entire-batch": ("BLT for images of all classes (BLT-S Table 4)", blt(tail="all")),
     "blt-uniform": ("BLT without balancing (BLT-S Table 4)", blt(balancer=part("balancers.instance_balanced"))),
-    "blt-augmentations": ("BLT with augmented copies in place of hallucinations", blt(new_images="augmented")),
-    "blt-neither": ("the two stages of BLT without new images", blt(fraction=0.0)),
+    "blt-augmentations": (
+        "BLT with augmented copies instead, with gamma = 1 (BLT Figure 3)",
+        blt(balancer=CLASS_BALANCED, new_images="augmented"),
+    ),
+    "blt-neither": (
+        "BLT without new images, with gamma = 1 (BLT Figure 3)",
+        blt(balancer=CLASS_BALANCED, fraction=0.0),
+    ),
+    "plain-sampling": (
+        "plain, then balanced classes, with a linear head (BLT Tables 1 and 2)",
+        blt(head=LINEAR, balancer=CLASS_BALANCED, fraction=0.0),
+    ),
     "blt-divided-by-batch": ("BLT with the loss divided as in Eq. 3", blt(divide_by="original")),
     "blt-as-released": (
         "BLT with all differences together, p = 0.25, alpha = 16",
@@ -137,15 +170,20 @@ def kps(stage: dict[str, Any] | None = None, wrap: Callable[[Part], Part] = lamb
     """KPS on cosines, with the data set's largest margin."""
 
     def build(setting: Setting) -> dict[str, Any]:
-        own = {"max_margin": MAX_MARGIN.get(setting.dataset, 0.35 if setting.large else 0.5)}
-        chosen = wrap(part("kps.KPSLoss", **(own | options)))
+        chosen = wrap(part("kps.KPSLoss", **{"max_margin": _margin(setting), **options}))
         return plain(COSINE, loss=chosen, **(stage or {}))(setting)
 
     return build
 
 
-def _mislas(**second: Any) -> Build:
-    return retrained({"transform": MIXUP}, {"balancer": CLASS_BALANCED, **second})
+def mislas_kps(setting: Setting) -> dict[str, Any]:
+    """MiSLAS with KPS in its second stage (thesis 3.5.5.3), on a new head: KPS takes cosines."""
+    second = {"head": COSINE, "balancer": CLASS_BALANCED, "loss": part("kps.KPSLoss", max_margin=_margin(setting))}
+    return retrained({"transform": MIXUP}, second)(setting)
+
+
+def _margin(setting: Setting) -> float:
+    return MAX_MARGIN.get(setting.dataset, 0.35 if setting.large else 0.5)
 
 
 KPS: dict[str, Row] = {
@@ -154,10 +192,7 @@ KPS: dict[str, Row] = {
     "kps-drw": ("KPS with deferred re-weighting in place of the adjustment (Table 3.4)", kps(wrap=deferred)),
     "kps-mixup": ("KPS with mixup (Table 3.5)", kps({"transform": MIXUP}, **ADJUSTED)),
     "kps-angle": ("KPS with radius and margin on the angle (Eq. 3.20)", kps(penalty="angle", **ADJUSTED)),
-    "mislas-kps": (
-        "mixup, then KPS on a new head (Table 3.6)",
-        _mislas(head=COSINE, loss=part("kps.KPSLoss")),
-    ),
+    "mislas-kps": ("mixup, then KPS on a new head (Table 3.6)", mislas_kps),
     "kps-as-released": (
         "KPS with all differences together",
         kps({"decay": 0.1}, reversal="list", max_margin=0.2, max_scale=50.0, **ADJUSTED),
@@ -166,7 +201,10 @@ KPS: dict[str, Row] = {
         "KPS: margins and scales are the radii read backwards",
         kps(reversal="list", **ADJUSTED),
     ),
-    "kps-margin-0.2-as-released": ("KPS: the largest margin is 0.2", kps(max_margin=0.2, **ADJUSTED)),
+    "kps-margin-0.2-as-released": (
+        "KPS: the largest margin is 0.2, as in the script for CIFAR",
+        kps(max_margin=0.2, **ADJUSTED),
+    ),
     "kps-scale-as-released": ("KPS: the adjustment's scale ends at 50", kps(max_scale=50.0, **ADJUSTED)),
     "kps-decay-as-released": (
         "KPS: the learning rate falls to a tenth, not a hundredth",
@@ -177,12 +215,15 @@ KPS: dict[str, Row] = {
 # --- chapter 7 ---------------------------------------------------------------
 
 
-def fbl(stage: dict[str, Any] | None = None, **options: Any) -> Build:
+def fbl(released_batch: bool = False, released_schedule: bool = False, **options: Any) -> Build:
     """FBL with the strength of its released code; the thesis gives no number."""
 
     def build(setting: Setting) -> dict[str, Any]:
         own = {"strength": 150.0 if setting.large else 60.0, "normalized": True}
-        return plain(loss=part("fbl.FeatureBalancedLoss", **(own | options)), **(stage or {}))(setting)
+        if released_schedule:  # (epoch / (epochs - 10))**2
+            own["end"] = 1 - 10 / setting.protocol.stages[0].epochs
+        batch = {"batch_size": 64} if released_batch and not setting.large else {}
+        return plain(loss=part("fbl.FeatureBalancedLoss", **(own | options)), **batch)(setting)
 
     return build
 
@@ -193,8 +234,12 @@ FBL: dict[str, Row] = {
         f"fbl-{curriculum}": (f"feature-balanced loss, {curriculum} curriculum (Table 4.4)", fbl(curriculum=curriculum))
         for curriculum in ("linear-decrease", "linear", "sine", "cosine")
     },
-    "fbl-schedule-as-released": ("FBL: the curriculum ends 10 epochs early and goes on above 1", fbl(end=190 / 200)),
-    "fbl-as-released": ("FBL with all differences together, batches of 64 too", fbl({"batch_size": 64}, end=190 / 200)),
+    "fbl-schedule-as-released": (
+        "FBL: the curriculum ends 10 epochs early and goes on above 1",
+        fbl(released_schedule=True),
+    ),
+    "fbl-batch-as-released": ("FBL: batches of 64 on CIFAR, as in 4.4.1", fbl(released_batch=True)),
+    "fbl-as-released": ("FBL with all differences together", fbl(released_batch=True, released_schedule=True)),
 }
 
 # --- chapter 8 ---------------------------------------------------------------
@@ -220,7 +265,7 @@ def _cloud(rule: str) -> Build:
 
 HALF_NOISE = {"noise_multiplier": 0.5}
 RELEASED_SECOND = {"scale": 20.0, "target_margin": 0.1, "focal_gamma": 1.0, **HALF_NOISE}
-RELEASED_SCHEDULE = {"epochs": 30.0, "learning_rate": 0.002, "final_rate": 0.0}
+RELEASED_SCHEDULE = {"epochs": 30.0, "steps": None, "learning_rate": 0.002, "final_rate": 0.0}
 
 GCL: dict[str, Row] = {
     "gcl": ("Gaussian clouded logits, then a new head by CBEN", gcl()),
@@ -237,7 +282,10 @@ GCL: dict[str, Row] = {
         "GCL, re-trained on all images alike (Table 5.5)",
         gcl(balancer=part("balancers.instance_balanced")),
     ),
-    "gcl-class-balanced": ("GCL, re-trained on all classes alike (Table 5.5)", gcl(balancer=CLASS_BALANCED)),
+    "gcl-class-balanced": (
+        "GCL, re-trained on all classes alike (Table 5.5; the released code)",
+        gcl(balancer=CLASS_BALANCED),
+    ),
     "gcl-effective-number": (
         "GCL, re-trained by the effective number (Table 5.5)",
         gcl(balancer=part("balancers.effective_number_balanced")),
@@ -261,7 +309,7 @@ GCL: dict[str, Row] = {
         ),
     ),
     "gcl-noise-as-released": (
-        "GCL with half the noise in both stages",
+        "GCL with half the noise in both stages, as on CIFAR",
         gcl(first_loss=HALF_NOISE, second_loss=HALF_NOISE),
     ),
     "gcl-best-test-as-released": ("GCL: stage 1 ends with its best epoch on the test set", gcl({"keep": "best-test"})),

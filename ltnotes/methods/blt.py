@@ -75,7 +75,8 @@ class BLT(Transform):
             images); a batch gets them by class.
         confusion_from: images that the confusion matrix is of: "validation", "train", or
             "test-every-second-epoch": in the released code the test set, evaluated after
-            every second epoch, overwrites the matrix of the validation images.
+            every second epoch, overwrites the matrix of the validation images (here of the
+            training images where none are held out).
         min_confidence: range that each image's own is drawn from; with equal ends it is fixed.
         step_size, max_steps, score: see :func:`hallucinate`.
         weight: lambda of BLT Eq. 3, the loss weight of a new image; 1 in the paper.
@@ -140,7 +141,7 @@ class BLT(Transform):
         self.splits = confusion_splits(data, confusion_from) if new_images == "targeted" else None
         self.in_tail = tail_mask(class_counts, tail).to(data.train.labels.device)
         self.pool = self.in_tail[data.train.labels].nonzero()[:, 0]  # training indices of all tail images
-        self._set_confusion(torch.zeros(len(class_counts), len(class_counts)))
+        self._set_confusion(torch.zeros(len(class_counts), len(class_counts)))  # all classes alike, for "random"
 
     def set_progress(self, t: float) -> None:
         """Begin at ``start``."""
@@ -174,7 +175,7 @@ class BLT(Transform):
         if len(chosen) == 0:
             return images, labels
         new_targets = targets[chosen]
-        weight = torch.as_tensor(weight, device=images.device).expand(len(images))
+        weight = images.new_ones(len(images)) * weight
         weights = torch.cat([weight, self.weight * weight[chosen]])
         if self.divide_by == "original":  # the loss divides by the number of all images
             weights = weights * (len(weights) / len(images))
@@ -198,14 +199,14 @@ class BLT(Transform):
         if not self.static and "fresh-images" not in self.as_released:
             return self._make(images, targets)
         same_class = self.data.train.labels[self.pool] == targets[:, None]
-        drawn = torch.multinomial(same_class.float(), 1)[:, 0]  # of the tail's images, a random one of each class
+        drawn = draw(same_class)  # of the tail's images, a random one of each class
         return self.made[drawn] if self.static else self._make(self.augment(self.pool[drawn]), targets)
 
     def _make(self, images: Tensor, targets: Tensor) -> Tensor:
         """A new image from each."""
         if self.new_images == "augmented":
             return augment_again(images, self.data.mean, self.data.std, self.data.flip)
-        confusing_classes = torch.multinomial(self.confusing[targets], 1)[:, 0]
+        confusing_classes = draw(self.confusing[targets])
         share = torch.rand(targets.shape, device=images.device)
         if "three-thresholds" in self.as_released:
             share = (3 * share).floor() / 2
@@ -229,6 +230,13 @@ class BLT(Transform):
 def _ascent(as_released: frozenset[str]) -> Callable[..., Tensor]:
     chosen = {name.replace("-", "_"): name in as_released for name in IN_THE_ASCENT}
     return partial(hallucinate_as_released, **chosen) if any(chosen.values()) else hallucinate
+
+
+def draw(weights: Tensor) -> Tensor:
+    """A column of each row of ``weights`` ``[B, N]``, by weight; ``torch.multinomial`` would wait for the device."""
+    edges = weights.double().cumsum(1)
+    uniform = torch.rand(len(edges), 1, dtype=torch.float64, device=edges.device) * edges[:, -1:]
+    return torch.searchsorted(edges, uniform, right=True)[:, 0].clamp_max(weights.shape[1] - 1)
 
 
 def tail_mask(class_counts: Sequence[int], tail: str) -> Tensor:
@@ -259,7 +267,7 @@ def confusion_splits(data: Any, confusion_from: str) -> tuple[Any, Any]:
     splits = {
         "validation": (held_out, held_out),
         "train": (data.train, data.train),
-        "test-every-second-epoch": (held_out, data.test),
+        "test-every-second-epoch": (held_out or data.train, data.test),
     }
     _one_of("confusion_from", confusion_from, splits)
     if splits[confusion_from][0] is None:

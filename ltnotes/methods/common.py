@@ -74,7 +74,7 @@ class Part:
                 )
 
     def __str__(self) -> str:
-        options = ", ".join(f"{key}={value!r}" for key, value in self.options)
+        options = ", ".join(f"{key}={value if isinstance(value, Part) else repr(value)}" for key, value in self.options)
         return f"{self.name}({options})" if options else self.name
 
 
@@ -110,14 +110,17 @@ class Loss(nn.Module):
         logits: Tensor,
         targets: Tensor,
         features: Tensor | None = None,
+        *more: Tensor | None,
         weight: Tensor | float | None = None,
-        **more: Tensor | None,
+        **named: Tensor | None,
     ) -> Tensor:
         self._check(logits, targets)
+        if isinstance(weight, Tensor) and weight.shape not in ((), targets.shape):
+            raise ValueError(f"weight: got shape {tuple(weight.shape)}, allowed is a number or {tuple(targets.shape)}")
         # Under autocast logits can arrive in half precision, too coarse for log-sum-exp.
         logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
         with torch.autocast(logits.device.type, enabled=False):
-            losses = self.per_sample(logits, targets, features, **more)
+            losses = self.per_sample(logits, targets, features, *more, **named)
             return losses.mean() if weight is None else (losses * weight).mean()
 
     def per_sample(self, logits: Tensor, targets: Tensor, features: Tensor | None) -> Tensor:

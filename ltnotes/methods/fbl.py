@@ -69,7 +69,7 @@ class FeatureBalancedLoss(Loss):
         if not 0 < end <= 1:
             raise ValueError(f"end: got {end}, allowed is a progress above 0 and up to 1")
         self.num_classes = len(log_counts)
-        self.strength, self.curriculum, self.end = strength, CURRICULA[curriculum], end
+        self.strength, self.curriculum, self.end = strength, curriculum, end
         stimulus = log_counts.max() - log_counts
         if normalized and stimulus.max() > 0:
             stimulus = stimulus / stimulus.max()
@@ -80,7 +80,7 @@ class FeatureBalancedLoss(Loss):
 
     def set_progress(self, t: float) -> None:
         """Set the strength of the stimulus for progress ``t`` in [0, 1]."""
-        self.alpha.fill_(self.strength * self.curriculum(t / self.end))
+        self.alpha.fill_(self.strength * CURRICULA[self.curriculum](t / self.end))
 
     def per_sample(self, logits: Tensor, targets: Tensor, features: Tensor | None) -> Tensor:
         if features is None or features.ndim != 2 or len(features) != len(logits):

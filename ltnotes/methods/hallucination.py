@@ -44,7 +44,7 @@ def hallucinate(
         model: its scores ``[B, C]`` are logits: plain cosines, which a loss is yet to scale, say little of confidence.
         images: normalised, as the model takes them; dtype and memory format stay.
         confusing_classes: ``[B]``, int64, the class c of each image.
-        min_confidence: in [0, 1], one for all or ``[B]``.
+        min_confidence: a probability, one for all or ``[B]``; above 1 no image is ever done.
         step_size: delta, in units of the normalised image; 0.7 in BLT.
         max_steps: 15 in BLT.
         score: S, one of "logit", "log-probability", "probability".
@@ -54,9 +54,9 @@ def hallucinate(
             ids and a tensor of confidences are looked at on the CPU only.
     """
     thresholds = check_ascent(images, confusing_classes, min_confidence, step_size, max_steps, score)
-    result = images.detach().clone()
     rows = torch.arange(len(images), device=images.device)
-    with evaluating(model), torch.enable_grad():
+    with evaluating(model), torch.inference_mode(False), torch.enable_grad():
+        result = images.detach().clone()
         for _ in range(max_steps):
             current = result[rows].requires_grad_()
             scores, confidence = look(model, current, confusing_classes[rows], score)
@@ -97,10 +97,10 @@ def hallucinate_as_released(
             rows come back under the labels of the m survivors.
     """
     thresholds = check_ascent(images, confusing_classes, min_confidence, step_size, max_steps, score)
-    result = images.detach().clone()
     rows = torch.arange(len(images), device=images.device)
-    current, gradient = result.clone(), torch.zeros_like(result)
-    with evaluating(model), torch.enable_grad():
+    with evaluating(model), torch.inference_mode(False), torch.enable_grad():
+        result = images.detach().clone()
+        current, gradient = result.clone(), torch.zeros_like(result)
         for _ in range(max_steps):
             seen = current.requires_grad_()
             scores, confidence = look(model, seen, confusing_classes[rows], score)
@@ -179,8 +179,8 @@ def check_ascent(
         min_confidence = torch.full(size, min_confidence, dtype=torch.float64)
     if min_confidence.ndim and min_confidence.shape != size:
         raise ValueError(f"min_confidence: got {tuple(min_confidence.shape)}, allowed is one number or {tuple(size)}")
-    if min_confidence.device.type == "cpu" and not ((min_confidence >= 0) & (min_confidence <= 1)).all():
-        raise ValueError(f"min_confidence: got {min_confidence.tolist()}, allowed are 0 to 1")
+    if min_confidence.device.type == "cpu" and not (min_confidence >= 0).all():
+        raise ValueError(f"min_confidence: got {min_confidence.tolist()}, allowed are 0 and above")
     check_climb(step_size, max_steps, score)
     return min_confidence.to(images.device).expand(size)
 

@@ -5,6 +5,7 @@ import torch
 
 from ltnotes.methods.baselines import CrossEntropy, FocalLoss, WeightedCrossEntropy
 from ltnotes.methods.common import Loss, Part, Transform, part, weights_summing_to_classes
+from ltnotes.methods.gcl import GCLLoss
 
 COUNTS = [50, 10, 2]
 LOSSES = [CrossEntropy(), FocalLoss(), WeightedCrossEntropy(COUNTS)]
@@ -130,3 +131,20 @@ def test_a_weight_for_each_sample_weighs_each_sample():
 def test_what_the_trainer_supplies_is_no_option():
     with pytest.raises(ValueError, match=r"got option 'class_counts', allowed are divide_by"):
         part("baselines.WeightedCrossEntropy", class_counts=(1, 2))
+
+
+@pytest.mark.parametrize("shape", [(4, 1), (3,), (1, 4)])
+def test_weights_of_another_shape_are_refused(shape):
+    with pytest.raises(ValueError, match=r"^weight: got shape"):
+        CrossEntropy()(torch.randn(4, 3), torch.tensor([0, 1, 2, 0]), weight=torch.ones(shape))
+
+
+def test_what_a_loss_takes_beyond_features_can_come_by_position():
+    logits, targets, noise = torch.randn(3, 3), torch.tensor([0, 1, 2]), torch.rand(3, 3)
+    loss = GCLLoss([5, 3, 1])
+    assert loss(logits, targets, None, noise).equal(loss(logits, targets, noise=noise))
+
+
+def test_a_part_within_a_part_prints_like_one():
+    made = part("baselines.DeferredReweighting", loss=part("baselines.LDAMLoss", scale=20.0))
+    assert str(made) == "baselines.DeferredReweighting(loss=baselines.LDAMLoss(scale=20.0))"

@@ -148,3 +148,13 @@ def test_bad_counts_are_refused_by_name(counts):
 def test_bad_options_are_refused_by_name(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         FeatureBalancedLoss(COUNTS, **options)
+
+
+@pytest.mark.parametrize("curriculum", CURRICULA)
+def test_it_can_be_saved(curriculum, tmp_path):
+    loss = FeatureBalancedLoss([5, 3, 1], strength=2.0, curriculum=curriculum)
+    torch.save(loss, tmp_path / "loss.pt")
+    again = torch.load(tmp_path / "loss.pt", weights_only=False)
+    again.set_progress(0.3)
+    loss.set_progress(0.3)
+    assert again.alpha.equal(loss.alpha)
