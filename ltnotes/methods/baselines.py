@@ -230,7 +230,7 @@ class EqualizationLoss(Loss):
             )
         if mask is None:
             mask = torch.rand_like(logits) < (self.probability if self.training else 0)
-        spared = mask.bool() & self.rare & ~F.one_hot(targets, self.num_classes).bool()
+        spared = (mask.bool() & self.rare).scatter(1, targets[:, None], False)
         return F.cross_entropy(logits.masked_fill(spared, -math.inf), targets, reduction="none")
 
 

@@ -144,6 +144,12 @@ class Loss(nn.Module):
                 raise ValueError(f"targets: got {low} to {high}, allowed are 0 to {classes - 1}")
 
 
+def add_at_targets(scores: Tensor, targets: Tensor, amounts: Tensor | float) -> Tensor:
+    """``scores`` ``[B, C]`` with an amount, one or ``[B]``, added in each row's target column."""
+    amounts = scores.new_ones(len(targets)) * amounts
+    return scores.scatter_add(1, targets[:, None], amounts[:, None])
+
+
 def weights_summing_to_classes(weights: Tensor | Sequence[float]) -> Tensor:
     """Rescale class weights to sum to C, so that balanced counts give the unweighted loss."""
     weights = torch.as_tensor(weights, dtype=torch.float64)

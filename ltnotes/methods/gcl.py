@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ltnotes.counts import check_counts
-from ltnotes.methods.common import Loss
+from ltnotes.methods.common import Loss, add_at_targets
 
 # Thesis Table 5.4: a class's cloud size is how far its value here falls short of the largest class's.
 CLOUDS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -102,11 +102,10 @@ class GCLLoss(Loss):
                 f"noise: got {tuple(noise.shape)}, allowed is the shape of the logits, {tuple(logits.shape)}"
             )
         if noise is None and self.training:
-            noise = self.sigma * torch.randn_like(logits)
+            noise = torch.randn_like(logits).mul_(self.sigma)
         if noise is not None:
-            clouds = self.noise_multiplier * self.cloud.to(logits.dtype) * noise.clamp(-1, 1).abs()
-            logits = logits - clouds
-        logits = logits - self.target_margin * F.one_hot(targets, self.num_classes).to(logits.dtype)
+            logits = logits - noise.clamp(-1, 1).abs_().mul_((self.noise_multiplier * self.cloud).to(logits.dtype))
+        logits = add_at_targets(logits, targets, -self.target_margin)
         costs = F.cross_entropy(self.scale * logits, targets, reduction="none")
         return costs * (-torch.expm1(-costs.detach())) ** self.focal_gamma
 

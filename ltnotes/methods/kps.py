@@ -10,21 +10,22 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ltnotes.counts import check_counts
-from ltnotes.methods.common import Loss
+from ltnotes.methods.common import Loss, add_at_targets
 
 
-def cosine_penalty(cosines: Tensor, radius: Tensor, margin: Tensor) -> Tensor:
+def cosine_penalty(cosines: Tensor, radius: Tensor, margin: Tensor, targets: Tensor) -> Tensor:
     """``r_j cos(theta_j) - m_y [j = y]`` (thesis Eq. 3.21), ``[B, C]``.
 
     Args:
         cosines: ``[B, C]``.
         radius: ``[C]``.
-        margin: ``[B, C]``, zero outside the target's column.
+        margin: ``[B]``, of each target's class.
+        targets: ``[B]``.
     """
-    return radius * cosines - margin
+    return add_at_targets(radius * cosines, targets, -margin)
 
 
-def angle_penalty(cosines: Tensor, radius: Tensor, margin: Tensor) -> Tensor:
+def angle_penalty(cosines: Tensor, radius: Tensor, margin: Tensor, targets: Tensor) -> Tensor:
     """``cos(r_j theta_j + m_y [j = y])`` (thesis Eq. 3.20 with plain cosines outside), ``[B, C]``.
 
     Beyond pi the cosine would rise again, and the loss would reward a wider angle. There
@@ -35,12 +36,12 @@ def angle_penalty(cosines: Tensor, radius: Tensor, margin: Tensor) -> Tensor:
     Args: as of :func:`cosine_penalty`, ``margin`` in radians.
     """
     sine = ((1 - cosines) * (1 + cosines)).clamp_min(torch.finfo(cosines.dtype).tiny).sqrt()
-    phi = radius * torch.atan2(sine, cosines) + margin
+    phi = add_at_targets(radius * torch.atan2(sine, cosines), targets, margin)
     half_turns = (phi.detach() / math.pi).floor()
     return (1 - 2 * (half_turns % 2)) * phi.cos() - 2 * half_turns
 
 
-PENALTIES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {"cosine": cosine_penalty, "angle": angle_penalty}
+PENALTIES: dict[str, Callable[..., Tensor]] = {"cosine": cosine_penalty, "angle": angle_penalty}
 
 # How the radii, which grow with the count, become margins and scales, which fall with it.
 REVERSALS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -143,5 +144,5 @@ class KPSLoss(Loss):
 
     def per_sample(self, logits: Tensor, targets: Tensor, features: Tensor | None) -> Tensor:
         radius, margin, scale = (b.to(logits.dtype) for b in (self.radius, self.margin, self.scale_in_force))
-        modified = self.penalty(logits, radius, F.one_hot(targets, self.num_classes) * margin)
+        modified = self.penalty(logits, radius, margin[targets], targets)
         return F.cross_entropy(scale[targets, None] * modified, targets, reduction="none")
