@@ -134,6 +134,8 @@ def fuse(
     _check_shares(tau_specific=tau_specific, tau_generic=tau_generic)
     if not isinstance(ratio, Tensor):  # to look into a tensor would wait for a GPU
         _check_shares(ratio=ratio)
+    elif ratio.shape not in ((), tail_map.shape[:1]):
+        raise ValueError(f"ratio: got shape {tuple(ratio.shape)}, allowed is one number or {tuple(tail_map.shape[:1])}")
     size = tail_map.shape[2:]
     number = size.numel()
     tail_cam, other_cam = tail_cam.flatten(1), other_cam.flatten(1)

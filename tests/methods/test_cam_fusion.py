@@ -738,3 +738,10 @@ def test_a_killed_and_resumed_training_ends_bit_identical(digits, whole, tmp_pat
     resumed.run()
     assert weights(resumed).equal(weights(whole))
     assert resumed.history == whole.history
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 1), (1, 2)])
+def test_a_ratio_for_another_number_of_maps_is_refused(shape):
+    maps, cams = torch.rand(2, 3, 4, 4), torch.rand(2, 4, 4)
+    with pytest.raises(ValueError, match=r"^ratio: got shape"):
+        fuse(maps, cams, maps, cams, 0.8, 0.2, torch.full(shape, 0.5))
