@@ -53,7 +53,9 @@ def get(
         dataset: as in :func:`ltnotes.data.load`.
         imbalance: ratio of the largest to the smallest class.
         scale: "full" is the paper's training; "lite" has the same shape in about a
-            twentieth of the time on a CPU; "tiny" only shows that everything runs.
+            twentieth of the time on a CPU; "tiny" only shows that everything runs. What
+            corrects the scores of a network that fits its training images (KPS, FBL,
+            GCL) leans to the tail before that: give it more ``epochs`` than "lite" has.
         protocol: whose epochs, batches, rates and network: "kps", "fbl", "gcl", "blt" or
             "fsa"; the method's own paper if not given. A baseline gets the same training
             as a method by having its protocol.

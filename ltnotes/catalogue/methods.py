@@ -131,7 +131,10 @@ BLT: dict[str, Row] = {
             as_released=tuple(BLT_DIFFERENCES),
         ),
     ),
-    **{f"blt-{name}-as-released": (summary, _blt_as_released(name)) for name, summary in BLT_DIFFERENCES.items()},
+    **{
+        f"blt-{name}-as-released": (f"BLT: {summary}", _blt_as_released(name))
+        for name, summary in BLT_DIFFERENCES.items()
+    },
     "blt-confusion-as-released": (
         "BLT: every second epoch the confusion matrix is the test set's",
         blt(confusion_from="test-every-second-epoch"),
