@@ -1,5 +1,6 @@
 """Every named training from its first step to its last, at the smallest scale."""
 
+import functools
 import math
 from dataclasses import replace
 
@@ -12,25 +13,23 @@ from ltnotes.training import Training
 IMBALANCE = 20
 
 
-@pytest.fixture(scope="module")
-def digits():
-    return {held_out: data.load("digits-lt", IMBALANCE, validation=held_out) for held_out in (0, 1)}
+digits = functools.cache(functools.partial(data.load, "digits-lt"))
 
 
-def train(recipe, digits):
-    job = Training(recipe, digits[recipe.validation], seed=0)
+def train(recipe):
+    job = Training(recipe, digits(recipe.imbalance, validation=recipe.validation), seed=0)
     job.run()
     return job, job.evaluate()[0]
 
 
 @pytest.mark.parametrize("name", recipes.names())
-def test_a_recipe_trains_to_its_end(name, digits):
+def test_a_recipe_trains_to_its_end(name):
     recipe = recipes.get(name, "digits-lt", IMBALANCE, "tiny")
-    job, metrics = train(recipe, digits)
+    job, metrics = train(recipe)
     training = [number for number, stage in enumerate(recipe.stages) if stage.steps]
     assert sorted({record["stage"] for record in job.history}) == training
     assert all(math.isfinite(record["loss"]) for record in job.history)
-    assert sum(map(sum, metrics["confusion"])) == len(digits[0].test)
+    assert sum(map(sum, metrics["confusion"])) == len(job.data.test)
     assert 0 <= metrics["ece"] <= 1
     assert type(job.model.head) is (recipe.stages[-1].head or recipe.stages[0].head or recipe.head).resolve()
 
@@ -38,24 +37,23 @@ def test_a_recipe_trains_to_its_end(name, digits):
 @pytest.mark.parametrize("name", ["blt", "blt-as-released", "cam-fusion", "kps-as-released", "gcl"])
 def test_a_recipe_trains_where_the_smallest_class_has_one_image(name):
     recipe = recipes.get(name, "digits-lt", 100, "tiny", steps=2)
-    job = Training(recipe, data.load("digits-lt", 100, validation=recipe.validation), seed=0)
-    job.run()
+    job, _ = train(recipe)
     assert min(job.data.counts) == 1 and math.isfinite(job.history[-1]["loss"])
 
 
 # The first of each chapter, built for data whose images are large and whose classes are many.
 @pytest.mark.parametrize("dataset", ["imagenet-lt", "places-lt", "inat2017", "inat2018"])
 @pytest.mark.parametrize("name", [next(iter(rows)) for _, rows in CHAPTERS.values()])
-def test_a_recipe_for_large_images_trains_on_small_ones(name, dataset, digits):
+def test_a_recipe_for_large_images_trains_on_small_ones(name, dataset):
     recipe = recipes.get(name, dataset, scale="tiny", steps=2)
     assert (recipe.backbone, recipe.pretrained) == ("resnet8", False)
     recipe = replace(recipe, dataset="digits-lt", imbalance=IMBALANCE, validation=min(recipe.validation, 1))
-    assert math.isfinite(train(recipe, digits)[0].history[-1]["loss"])
+    assert math.isfinite(train(recipe)[0].history[-1]["loss"])
 
 
 @pytest.mark.parametrize("backbone", ["resnet10", "resnet18-cifar", "resnext50", "densenet121", "efficientnet-b0"])
-def test_a_recipe_trains_any_backbone(backbone, digits):
+def test_a_recipe_trains_any_backbone(backbone):
     recipe = recipes.get(
         "ce", "digits-lt", IMBALANCE, "tiny", steps=1, batch_size=4, backbone=backbone, learning_rate=0.001
     )
-    assert math.isfinite(train(recipe, digits)[0].history[-1]["loss"])
+    assert math.isfinite(train(recipe)[0].history[-1]["loss"])
