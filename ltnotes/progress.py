@@ -109,7 +109,7 @@ class ChapterProgress:
         rate = (self.cell_began - self.began) / self.done
         after_this_cell = self.total - self.done - self.weights.get(self.cell or "", 0.0)
         left = rate * (self.total - self.done) - (time.monotonic() - self.cell_began)
-        return f"about {duration(max(left, rate * after_this_cell))} left"
+        return f"about {duration(max(0.0, left, rate * after_this_cell))} left"
 
 
 class Ticker:
