@@ -52,14 +52,15 @@ def _stage(
 
 def _thesis(backbone: str, first: Stage, epochs: int, final_rate: float, pretrained: bool = False) -> Protocol:
     """A column of thesis Table 3.1, 4.1 or 5.1. Only the last has a second stage; the others take its."""
-    second = replace(first, epochs=epochs, schedule="cosine", final_rate=final_rate, warmup=0.0, trains="head")
+    cosine = {"schedule": "cosine", "final_rate": final_rate, "milestones": (), "warmup": 0.0}
+    second = replace(first, epochs=epochs, trains="head", **cosine)
     return Protocol(backbone, (first,), second, pretrained)
 
 
 # BLT-S section 2. The batch is that of the ablations (BLT 4.1).
-_BLT = _stage(35, 256, 0.1, 5e-4, (25, 32), 0.1), _stage(55, 256, 0.01, 5e-4, (23, 38, 52), 0.1)
-_BLT = (_BLT[0], replace(_BLT[1], head_learning_rate=0.1))
-_BLT_HEAD = replace(_BLT[1], trains="head", learning_rate=0.1, head_learning_rate=None)
+_BLT_SECOND = _stage(55, 256, 0.01, 5e-4, (23, 38, 52), 0.1)
+_BLT = _stage(35, 256, 0.1, 5e-4, (25, 32), 0.1), replace(_BLT_SECOND, head_learning_rate=0.1)
+_BLT_HEAD = replace(_BLT_SECOND, trains="head", learning_rate=0.1)
 
 
 def _fsa(backbone: str, phase1: Stage, steps: int, pretrained: bool = False) -> Protocol:

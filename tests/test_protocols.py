@@ -111,13 +111,28 @@ def test_feature_fusion_trains_by_section_5_of_fsa(dataset, backbone, epochs, ep
     assert (second.trains, second.transform.name) == ("rest", "cam_fusion.CAMFusion")  # the last block: the head
 
 
+METHODS = {"kps": "kps", "fbl": "fbl", "gcl": "gcl", "blt": "blt", "fsa": "cam-fusion"}
+BUDGET = ("epochs", "steps", "batch_size", "learning_rate", "milestones", "decay", "warmup", "momentum", "weight_decay")
+
+
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("dataset", ["cifar10-lt", "cifar100-lt", "imagenet-lt", "places-lt", "inat2017", "inat2018"])
 def test_a_baseline_trains_as_long_as_the_method_that_it_is_compared_with(protocol, dataset):
-    baseline = recipes.get("ce", dataset, protocol=protocol)
-    whole = [stage for stage in recipes.get("ce", dataset, protocol=protocol).stages if stage.trains == "all"]
-    assert tuple(whole) == baseline.stages == protocol_for(protocol, dataset).stages
-    assert baseline.backbone == protocol_for(protocol, dataset).backbone
+    baseline, method = recipes.get("ce", dataset, protocol=protocol), recipes.get(METHODS[protocol], dataset)
+    whole = [stage for stage in method.stages if stage.trains == "all"]
+    assert len(whole) == len(baseline.stages)
+    for ours, theirs in zip(baseline.stages, whole, strict=True):
+        assert [getattr(ours, field) for field in BUDGET] == [getattr(theirs, field) for field in BUDGET]
+    for field in ("backbone", "projection", "pretrained"):
+        assert getattr(baseline, field) == getattr(method, field)
+
+
+@pytest.mark.parametrize("name", ["kps-margin-0.2-as-released", "gcl-noise-as-released", "fbl-batch-as-released"])
+def test_what_the_released_code_does_on_cifar_is_not_done_elsewhere(name):
+    method = name.split("-")[0]
+    assert recipes.get(name, "cifar10-lt").hash != recipes.get(method, "cifar10-lt").hash
+    for dataset in ("imagenet-lt", "places-lt", "inat2018"):
+        assert recipes.get(name, dataset).hash == recipes.get(method, dataset).hash
 
 
 def test_a_data_set_of_ones_own_is_trained_like_cifar():

@@ -169,11 +169,17 @@ MAX_MARGIN = {"imagenet-lt": 0.35, "inat2017": 0.3, "inat2018": 0.3}  # thesis 3
 ADJUSTED = {"gradient_adjustment": True, "adjust_from": 120 / 200}  # the epoch is the released code's
 
 
-def kps(stage: dict[str, Any] | None = None, wrap: Callable[[Part], Part] = lambda part: part, **options: Any) -> Build:
-    """KPS on cosines, with the data set's largest margin."""
+def kps(
+    stage: dict[str, Any] | None = None,
+    wrap: Callable[[Part], Part] = lambda part: part,
+    small_margin: float = 0.5,
+    **options: Any,
+) -> Build:
+    """KPS on cosines, with the data set's largest margin; on small ones it can be chosen."""
 
     def build(setting: Setting) -> dict[str, Any]:
-        chosen = wrap(part("kps.KPSLoss", **{"max_margin": _margin(setting), **options}))
+        margin = _margin(setting) if setting.large else small_margin
+        chosen = wrap(part("kps.KPSLoss", max_margin=margin, **options))
         return plain(COSINE, loss=chosen, **(stage or {}))(setting)
 
     return build
@@ -198,7 +204,7 @@ KPS: dict[str, Row] = {
     "mislas-kps": ("mixup, then KPS on a new head (Table 3.6)", mislas_kps),
     "kps-as-released": (
         "KPS with all differences together",
-        kps({"decay": 0.1}, reversal="list", max_margin=0.2, max_scale=50.0, **ADJUSTED),
+        kps({"decay": 0.1}, reversal="list", small_margin=0.2, max_scale=50.0, **ADJUSTED),
     ),
     "kps-margins-as-released": (
         "KPS: margins and scales are the radii read backwards",
@@ -206,7 +212,7 @@ KPS: dict[str, Row] = {
     ),
     "kps-margin-0.2-as-released": (
         "KPS: the largest margin is 0.2, as in the script for CIFAR",
-        kps(max_margin=0.2, **ADJUSTED),
+        kps(small_margin=0.2, **ADJUSTED),
     ),
     "kps-scale-as-released": ("KPS: the adjustment's scale ends at 50", kps(max_scale=50.0, **ADJUSTED)),
     "kps-decay-as-released": (
@@ -257,17 +263,26 @@ def gcl(
     **second: Any,
 ) -> Build:
     """GCL with mixup, then a new head on CBEN samples (thesis Algorithm 5.1, with the mixup of 5.4.1)."""
-    losses = (part("gcl.GCLLoss", **(options or {})) for options in (first_loss, second_loss))
-    stage1 = {"loss": next(losses), "transform": MIXUP, **(first or {})}
-    return retrained(stage1, {"loss": next(losses), "head": COSINE, "balancer": CBEN, **second}, COSINE)
+    stage1 = {"loss": part("gcl.GCLLoss", **(first_loss or {})), "transform": MIXUP, **(first or {})}
+    stage2 = {"loss": part("gcl.GCLLoss", **(second_loss or {})), "head": COSINE, "balancer": CBEN, **second}
+    return retrained(stage1, stage2, COSINE)
+
+
+def half_noise(second_loss: dict[str, Any] | None = None, **changes: Any) -> Build:
+    """GCL with half the noise in both stages on small data sets, as the released code has it on CIFAR."""
+
+    def build(setting: Setting) -> dict[str, Any]:
+        noise = {} if setting.large else {"noise_multiplier": 0.5}
+        return gcl(first_loss=noise, second_loss={**noise, **(second_loss or {})}, **changes)(setting)
+
+    return build
 
 
 def _cloud(rule: str) -> Build:
     return gcl(first_loss={"cloud": rule}, second_loss={"cloud": rule})
 
 
-HALF_NOISE = {"noise_multiplier": 0.5}
-RELEASED_SECOND = {"scale": 20.0, "target_margin": 0.1, "focal_gamma": 1.0, **HALF_NOISE}
+RELEASED_SECOND = {"scale": 20.0, "target_margin": 0.1, "focal_gamma": 1.0}
 RELEASED_SCHEDULE = {"epochs": 30.0, "steps": None, "learning_rate": 0.002, "final_rate": 0.0}
 
 GCL: dict[str, Row] = {
@@ -302,18 +317,13 @@ GCL: dict[str, Row] = {
     "gcl-cloud-fourth-root": ("GCL with clouds by the fourth root (Table 5.4)", _cloud("power-1/4")),
     "gcl-as-released": (
         "GCL with all differences together",
-        gcl(
-            {"keep": "best-test"},
-            HALF_NOISE,
-            RELEASED_SECOND,
-            head=None,
-            balancer=CLASS_BALANCED,
-            **RELEASED_SCHEDULE,
+        half_noise(
+            RELEASED_SECOND, first={"keep": "best-test"}, head=None, balancer=CLASS_BALANCED, **RELEASED_SCHEDULE
         ),
     ),
     "gcl-noise-as-released": (
         "GCL with half the noise in both stages, as on CIFAR",
-        gcl(first_loss=HALF_NOISE, second_loss=HALF_NOISE),
+        half_noise(),
     ),
     "gcl-best-test-as-released": ("GCL: stage 1 ends with its best epoch on the test set", gcl({"keep": "best-test"})),
     "gcl-warm-head-as-released": ("GCL: stage 2 goes on with the head of stage 1", gcl(head=None)),

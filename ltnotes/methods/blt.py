@@ -60,8 +60,8 @@ class BLT(Transform):
     static random" are ``static=True`` with ``new_images="targeted"`` and ``"random"``. BLT
     with softmax and with uniform sampling are matters of head and balancer.
 
-    The host waits for the device once a batch to learn how many tail images it holds, and
-    once for each step of :func:`hallucinate`.
+    The host waits for the device once a batch to learn how many tail images it holds, once
+    for each step of :func:`hallucinate`, and once more for "unconfused-skipped".
 
     Args:
         fraction: p. 0.5 in the paper's ablations, 0.25 in the supplement and the released

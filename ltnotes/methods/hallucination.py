@@ -122,7 +122,8 @@ def augment_again(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...
     """Rotations, crops, mirror images and colour jitter of images ``[B, 3, H, W]``, each by itself.
 
     What BLT compares hallucination with. The paper gives no strengths: these are those of
-    its released code.
+    its released code. One image at a time, with numbers drawn on the host, which waits for
+    the device.
 
     Args:
         images: normalised with ``mean`` and ``std``.
