@@ -1,13 +1,17 @@
-"""The device of a training: which one, in which precision, and its random numbers."""
+"""The device of a training: which one, in which precision, its random numbers, and its steps as CUDA graphs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
+
+EAGER_CALLS = 3  # of each kind of input before it is captured: libraries initialise themselves on the way
 
 
 def choose_device(device: str | torch.device | None) -> torch.device:
@@ -50,3 +54,80 @@ def seeded(position: list[int], device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
+
+
+class Lane:
+    """What a training has for itself while several take turns on a device: random numbers and, on a GPU, a stream.
+
+    Work of different streams can run at the same time. A CUDA graph reads its random
+    numbers from the generator's state that it was captured under, so each lane swaps in
+    a state of its own instead of overwriting a shared one.
+    """
+
+    def __init__(self, device: torch.device):
+        self.random = torch.get_rng_state()
+        self.stream = None
+        if device.type == "cuda":
+            self.stream = torch.cuda.Stream(device)
+            self.generator = torch.cuda.default_generators[self.stream.device.index]
+            self.cuda_random = self.generator.clone_state()
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Inside, torch's default generators and the current stream are this lane's."""
+        outside = torch.get_rng_state()
+        torch.set_rng_state(self.random)
+        try:
+            with self._cuda_turn() if self.stream else nullcontext():
+                yield
+        finally:
+            self.random = torch.get_rng_state()
+            torch.set_rng_state(outside)
+
+    @contextmanager
+    def _cuda_turn(self) -> Iterator[None]:
+        outside = self.generator.graphsafe_get_state()
+        self.generator.graphsafe_set_state(self.cuda_random)
+        try:
+            with torch.cuda.stream(self.stream):
+                yield
+        finally:
+            self.generator.graphsafe_set_state(outside)
+
+
+class Captured:
+    """A function on a GPU that is recorded as a CUDA graph, and replayed instead of called.
+
+    A network of small layers keeps the host busier with starting kernels than the GPU with
+    running them. A replay starts all of them at once. It repeats what the device did, with
+    new inputs and fresh random numbers, and nothing that Python did: the function may not
+    wait for the device, and what changes between calls has to be in tensors that stay
+    where they are. There is one graph for each combination of shapes, dtypes and numbers.
+
+    Args:
+        function: of tensors and numbers; returns a tuple of tensors.
+    """
+
+    def __init__(self, function: Callable[..., tuple[Tensor, ...]]):
+        self.function = function
+        self.calls: Counter[tuple] = Counter()
+        self.graphs: dict[tuple, tuple[torch.cuda.CUDAGraph, list[Any], tuple[Tensor, ...]]] = {}
+
+    def __call__(self, *inputs: Tensor | float) -> tuple[Tensor, ...]:
+        key = tuple((x.shape, x.dtype, x.stride()) if isinstance(x, Tensor) else x for x in inputs)
+        self.calls[key] += 1
+        if self.calls[key] <= EAGER_CALLS:
+            return self.function(*inputs)
+        if key not in self.graphs:
+            self.graphs[key] = self._capture(inputs)
+        graph, own, outputs = self.graphs[key]
+        for mine, given in zip(own, inputs, strict=True):
+            if isinstance(mine, Tensor):
+                mine.copy_(given)
+        graph.replay()
+        return tuple(output.clone() for output in outputs)  # the next replay overwrites them
+
+    def _capture(self, inputs: tuple[Tensor | float, ...]) -> tuple[torch.cuda.CUDAGraph, list, tuple[Tensor, ...]]:
+        graph, own = torch.cuda.CUDAGraph(), [x.clone() if isinstance(x, Tensor) else x for x in inputs]
+        with torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
+            return graph, own, self.function(*own)

@@ -16,6 +16,7 @@ import platform
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,9 @@ from ltnotes import data, devices, training
 from ltnotes.methods.common import Part
 from ltnotes.progress import TrainingProgress, write_text
 from ltnotes.stages import Recipe
+
+UNFINISHED = "unfinished.pt"
+TOGETHER = 4  # trainings side by side on a GPU
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ class Run:
 
     @property
     def seconds(self) -> float:
-        """Time spent training, evaluation and reading the data left out."""
+        """Time spent training, without the evaluation at the end; of trainings side by side its own share."""
         return self.record["seconds"]
 
     def model(self) -> nn.Module:
@@ -85,35 +89,80 @@ def run(
     """A finished run of a recipe: from the cache if it is there, else trained now.
 
     Two processes that ask for the same run take turns; the second finds it finished.
+    Arguments and errors are those of :func:`over_seeds`, for one seed: that of the weights,
+    the order of images and their augmentation.
+    """
+    return over_seeds(recipe, [seed], out_dir, resume, device, any_code)[0]
+
+
+def over_seeds(
+    recipe: Recipe,
+    seeds: Sequence[int],
+    out_dir: str | Path = "runs",
+    resume: bool = True,
+    device: str | None = None,
+    any_code: bool = False,
+    together: int | None = None,
+) -> list[Run]:
+    """One run per seed, each from the cache if it is there, else trained now.
 
     Args:
-        seed: of the weights, the order of images and their augmentation.
         out_dir: the cache. A relative path lies below :func:`ltnotes.data.home`.
         resume: False trains anew, whatever the cache holds.
         device: "cpu", "cuda" or "cuda:N"; a GPU if there is one when not given.
         any_code: take a run that other code made, where this code made none.
+        together: how many are trained side by side. If not given, ``TOGETHER`` on a GPU, which
+            a small network leaves half idle, and one after the other on a CPU. The memory
+            needed grows with it, the results stay the same.
 
     Raises:
         ValueError: a seed below 0, a device that is not here, or a recipe that does not
             fit the data; before anything is trained.
         FileNotFoundError: data that is not prepared.
-        NonFiniteLossError: the training diverged.
+        NonFiniteLossError: a training diverged; those beside it are finished first.
         OSError: the cache can't be written.
     """
-    if seed < 0:
-        raise ValueError(f"seed: got {seed}, allowed are 0 and above")
+    for seed in seeds:
+        if seed < 0:
+            raise ValueError(f"seed: got {seed}, allowed are 0 and above")
+    if together is not None and together < 1:
+        raise ValueError(f"together: got {together}, allowed are 1 and above")
     chosen = devices.choose_device(device)
     dataset = _load(recipe.dataset, recipe.imbalance, recipe.data_seed, recipe.validation)
-    folder = run_folder(recipe, dataset.fingerprint, seed, data.home() / out_dir)
+    folders = {seed: run_folder(recipe, dataset.fingerprint, seed, data.home() / out_dir) for seed in sorted(seeds)}
+    width = together or (TOGETHER if chosen.type == "cuda" else 1)
+    made: dict[int, Run] = {}
+    for start in range(0, len(folders), width):
+        batch = dict(list(folders.items())[start : start + width])
+        made |= _run_together(recipe, dataset, chosen, batch, resume, any_code)
+    return [made[seed] for seed in seeds]
+
+
+def _run_together(
+    recipe: Recipe,
+    dataset: data.LongTailData,
+    device: torch.device,
+    folders: dict[int, Path],
+    resume: bool,
+    any_code: bool,
+) -> dict[int, Run]:
+    """A run for each seed, found in its folder or trained beside the others, while the folders are locked."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".lock"):
-            if resume and (found := _find(folder, recipe, seed, any_code)):
-                TrainingProgress(f"{recipe.name}, seed {seed}").from_cache(found.seconds)
-                return found
-            return _train(recipe, dataset.to(chosen), seed, folder / f"code-{code_hash(recipe)}", resume)
+        with ExitStack() as locks:
+            for folder in folders.values():  # in the order of seeds in every process, so that none waits in a circle
+                folder.mkdir(parents=True, exist_ok=True)
+                locks.enter_context(FileLock(folder / ".lock"))
+            made = {}
+            for seed, folder in folders.items():
+                if resume and (found := _find(folder, recipe, seed, any_code)):
+                    TrainingProgress(f"{recipe.name}, seed {seed}").from_cache(found.seconds)
+                    made[seed] = found
+            code = f"code-{code_hash(recipe)}"
+            missing = {seed: folder / code for seed, folder in folders.items() if seed not in made}
+            return made | (_train(recipe, dataset.to(device), missing, resume) if missing else {})
     except OSError as error:
-        raise OSError(f"can't write the run in {folder}: {error}; finished runs are unharmed") from error
+        names = ", ".join(map(str, folders.values()))
+        raise OSError(f"can't write the run in {names}: {error}; finished runs are unharmed") from error
 
 
 @functools.lru_cache(maxsize=4)
@@ -161,29 +210,38 @@ def read_run(folder: Path, recipe: Recipe, seed: int) -> Run:
         raise RuntimeError(f"{folder}/run.json can't be read ({error}); delete the folder to train it anew") from None
 
 
-def _train(recipe: Recipe, dataset: data.LongTailData, seed: int, folder: Path, resume: bool) -> Run:
-    unfinished = folder / "unfinished.pt"
-    if not resume:
-        for name in ("checkpoint.pt", "run.json", unfinished.name):  # a run.json without weights is not taken for a run
-            (folder / name).unlink(missing_ok=True)
-    job = training.Training(recipe, dataset, seed, unfinished, TrainingProgress(f"{recipe.name}, seed {seed}"))
-    job.run()
+def _train(recipe: Recipe, dataset: data.LongTailData, folders: dict[int, Path], resume: bool) -> dict[int, Run]:
+    """Train a run for each seed, side by side, into its folder."""
+    jobs = []
+    for seed, folder in folders.items():
+        if not resume:
+            for name in ("checkpoint.pt", "run.json", UNFINISHED):  # a run.json without weights is no run
+                (folder / name).unlink(missing_ok=True)
+        progress = TrainingProgress(f"{recipe.name}, seed {seed}")
+        jobs.append(training.Training(recipe, dataset, seed, folder / UNFINISHED, progress))
+    return {job.seed: _finish(job, folders[job.seed], len(jobs)) for job in training.side_by_side(jobs)}
+
+
+def _finish(job: training.Training, folder: Path, together: int) -> Run:
+    """Evaluate a training that has come to its end, and write its run."""
     metrics, _ = job.evaluate()
+    dataset, recipe = job.data, job.recipe
     record = {
         "recipe": asdict(recipe),
         "data": {"fingerprint": dataset.fingerprint, "counts": dataset.counts, "class_names": dataset.class_names},
-        "seed": seed,
+        "seed": job.seed,
         "metrics": metrics,
         "history": job.history,
         "seconds": job.seconds,
+        "side_by_side": together,
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "environment": environment(job.device, job.dtype),
         "code": code_hash(recipe),
     }
     training.save_atomically({"model": job.model.state_dict()}, folder / "checkpoint.pt")
     write_text(json.dumps(record, indent=1), folder / "run.json")  # last but one: with it the run is finished
-    unfinished.unlink(missing_ok=True)
-    return read_run(folder, recipe, seed)
+    (folder / UNFINISHED).unlink(missing_ok=True)
+    return read_run(folder, recipe, job.seed)
 
 
 def environment(device: torch.device, dtype: torch.dtype | None) -> dict[str, str]:
@@ -256,8 +314,3 @@ def _is_text(statement: ast.stmt) -> bool:
         case ast.Expr(value=ast.Constant(value=str())):
             return True
     return False
-
-
-def over_seeds(recipe: Recipe, seeds: Sequence[int], **options: Any) -> list[Run]:
-    """One run per seed; ``options`` as in :func:`run`."""
-    return [run(recipe, seed, **options) for seed in seeds]

@@ -12,33 +12,29 @@ depends on nothing but that and the checkpoint before it.
 from __future__ import annotations
 
 import copy
-import math
 import os
 import time
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ltnotes import metrics, models
-from ltnotes.batches import Augmenter, draw_images
+from ltnotes.batches import Augmenter
 from ltnotes.data import LongTailData, Split
-from ltnotes.devices import autocast_dtype, precision, seeded
-from ltnotes.inference import extract_features, predict
-from ltnotes.methods.common import Transform
+from ltnotes.devices import Lane, autocast_dtype, seeded
+from ltnotes.inference import predict
+from ltnotes.live_stage import LiveStage, NonFiniteLossError, num_steps
 
 HEAD, PARTS = 1 << 20, 1 << 21  # beyond any epoch: positions in the run that seed a stage's head and its parts
-STEPS_BETWEEN_LOOKS = 50  # how often the loss is read back, which on a GPU waits for it
+CHECKPOINT_SHARE = 0.05  # of the time, at most, goes into writing checkpoints
 Report = Callable[[float, str], None]
 """Called with the share of the run that is done and a line on what it is doing."""
-
-
-class NonFiniteLossError(RuntimeError):
-    """The loss became infinite or NaN; the message names the step, the recipe and what to try."""
 
 
 def build_model(recipe: Any, counts: Sequence[int]) -> models.Classifier:
@@ -63,7 +59,8 @@ class Training:
     Args:
         recipe: a :class:`ltnotes.recipes.Recipe`.
         data: a data set on the training device.
-        checkpoint: file to write after every epoch and to go on from; none if not given.
+        checkpoint: file to go on from, and to write after each stage and after epochs, as
+            often as ``CHECKPOINT_SHARE`` allows; none if not given.
         report: told the progress now and then.
     """
 
@@ -82,6 +79,8 @@ class Training:
         self.augment = Augmenter(data)
         self.history: list[dict[str, float]] = []
         self.seconds = 0.0
+        self.lane = Lane(self.device)
+        self.next_checkpoint = 0.0
         self.evaluation_scale = 1.0
         with self._random(0, 0):
             self.model = build_model(recipe, data.counts).to(self.device, memory_format=torch.channels_last)
@@ -89,12 +88,31 @@ class Training:
 
     def run(self) -> None:
         """Train every stage to its end, from the checkpoint if there is one."""
+        for _ in side_by_side([self]):
+            pass
+
+    def steps(self) -> Generator[None, None, None]:
+        """The same, as a generator that pauses after every step."""
+        self._wait()  # for what was made on other streams
         saved = self._read_checkpoint()
         for index, stage in enumerate(self.recipe.stages):
             if saved and index < saved["stage"]:
                 self._replace_head(stage, index)  # so that the shapes fit what is loaded
                 continue
-            self._run_stage(index, stage, saved if saved and index == saved["stage"] else None)
+            yield from self._run_stage(index, stage, saved if saved and index == saved["stage"] else None)
+        self._wait()
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Inside, torch's random numbers, the current stream and the clock are this training's."""
+        began = time.perf_counter()
+        with self.lane.turn():
+            yield
+        self.seconds += time.perf_counter() - began
 
     def _rehearse(self) -> None:
         """Build all parts of all stages on a copy: a bad option is said now, not after the stages before it."""
@@ -103,31 +121,28 @@ class Training:
         for index, stage in enumerate(self.recipe.stages):
             rehearsal._replace_head(stage, index)
             with self._random(index + 1, PARTS):
-                _Stage(rehearsal, stage)
+                LiveStage(rehearsal, stage)
                 stage.balancer.build(counts=self.data.counts, t=0.0)
 
-    def _run_stage(self, index: int, stage: Any, saved: dict | None) -> None:
+    def _run_stage(self, index: int, stage: Any, saved: dict | None) -> Generator[None, None, None]:
         self._replace_head(stage, index)
-        began = time.perf_counter()
         with self._random(index + 1, PARTS):
-            live = _Stage(self, stage)
+            live = LiveStage(self, stage)
             if not saved:
                 live.start()
-        self.seconds += time.perf_counter() - began
         self.evaluation_scale = live.loss.evaluation_scale
         first_epoch = 0
         if saved:
             self._restore(saved, live)
             first_epoch = saved["epoch"]
         for epoch in range(first_epoch, live.num_epochs):
-            began = time.perf_counter()
             with self._random(index + 1, epoch):
-                record = live.run_epoch(epoch, self._report_from(index))
+                record = yield from live.run_epoch(epoch, self._report_from(index))
             if stage.keep == "best-test":
                 record["test_accuracy"] = live.remember_best()
-            self.seconds += time.perf_counter() - began
             self.history.append({"stage": index, "epoch": epoch, **record})
-            self._write_checkpoint(index, epoch + 1, live)
+            if epoch == live.num_epochs - 1 or time.perf_counter() >= self.next_checkpoint:
+                self._write_checkpoint(index, epoch + 1, live)
         if live.best:
             self.model.load_state_dict(live.best["model"])
 
@@ -141,7 +156,7 @@ class Training:
         return seeded([self.seed, *position], self.device)
 
     def _report_from(self, index: int) -> Callable[[float, str], None]:
-        sizes = [_num_steps(stage, len(self.data.train)) * stage.batch_size for stage in self.recipe.stages]
+        sizes = [num_steps(stage, len(self.data.train)) * stage.batch_size for stage in self.recipe.stages]
         before, total = sum(sizes[:index]), sum(sizes)
         return lambda t, text: self.report((before + t * sizes[index]) / total, text)
 
@@ -153,7 +168,7 @@ class Training:
 
     # --- checkpoints ---
 
-    def _write_checkpoint(self, stage: int, epoch: int, live: _Stage) -> None:
+    def _write_checkpoint(self, stage: int, epoch: int, live: LiveStage) -> None:
         if self.checkpoint is None:
             return
         content = {
@@ -167,7 +182,10 @@ class Training:
             "history": self.history,
             "seconds": self.seconds,
         }
+        began = time.perf_counter()
         save_atomically(content, self.checkpoint)
+        now = time.perf_counter()
+        self.next_checkpoint = now + (now - began) / CHECKPOINT_SHARE
 
     def _read_checkpoint(self) -> dict | None:
         if self.checkpoint is None or not self.checkpoint.is_file():
@@ -175,163 +193,40 @@ class Training:
         saved = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
         return saved if "stage" in saved else None  # a finished run's weights alone are no place to go on from
 
-    def _restore(self, saved: dict, live: _Stage) -> None:
+    def _restore(self, saved: dict, live: LiveStage) -> None:
         self.model.load_state_dict(saved["model"])
-        live.optimizer.load_state_dict(saved["optimizer"])
+        live.restore_optimizer(saved["optimizer"])
         live.loss.load_state_dict(saved["loss"])
         live.transform.load_state_dict(saved["transform"])
         live.best = saved["best"]
         self.history, self.seconds = saved["history"], saved["seconds"]
 
 
-class _Stage:
-    """A stage while it runs: its loss, transform, optimiser, sampling and schedule."""
+def side_by_side(jobs: Iterable[Training]) -> Iterator[Training]:
+    """Train several at once, a step of each in turn, and yield each as it is done.
 
-    def __init__(self, training: Training, stage: Any):
-        self.training, self.stage = training, stage
-        data, model = training.data, training.model
-        self.num_images = len(data.train)
-        self.num_steps = _num_steps(stage, self.num_images)
-        self.steps_per_epoch = min(math.ceil(self.num_images / stage.batch_size), max(self.num_steps, 1))
-        self.num_epochs = math.ceil(self.num_steps / self.steps_per_epoch)
-        self.loss = stage.loss.build(class_counts=data.counts).to(training.device)
-        supply = {
-            "model": model,
-            "data": data,
-            "class_counts": data.counts,
-            "augment": training.augment,
-            "predict": lambda split: predict(model, split, data, training.dtype, self.loss.evaluation_scale),
-        }
-        self.transform: Transform = stage.transform.build(**supply) if stage.transform else Transform()
-        blocks = len(model.backbone)
-        self.frozen = {"all": 0, "head": blocks, "rest": self.transform.block or blocks}[stage.trains]
-        self.optimizer = _optimizer(model, self.loss, stage, self.frozen)
-        self.best: dict[str, Any] = {}
+    On a GPU that one training leaves half idle their steps overlap; a CPU gains nothing.
+    Each ends with the weights that it has alone.
 
-    def start(self) -> None:
-        """What a stage does once, before its first epoch."""
-        training, train = self.training, self.training.data.train
-        if hasattr(training.model.head, "fit"):
-            training.model.head.fit(
-                extract_features(training.model, train, training.data, training.dtype), train.labels
-            )
-        self.transform.start_stage()
-
-    def remember_best(self) -> float:
-        """Accuracy on the test set after this epoch; the weights are kept if it is the best so far."""
-        accuracy = self.training.evaluate()[0]["accuracy"]
-        if not self.best or accuracy > self.best["accuracy"]:
-            weights = {name: tensor.clone() for name, tensor in self.training.model.state_dict().items()}
-            self.best = {"accuracy": accuracy, "model": weights}
-        return accuracy
-
-    def run_epoch(self, epoch: int, report: Callable[[float, str], None]) -> dict[str, float]:
-        """Train one epoch; its mean loss, training accuracy and last learning rate."""
-        first = epoch * self.steps_per_epoch
-        steps = min(self.steps_per_epoch, self.num_steps - first)
-        self._tell_time(first)
-        self._set_mode()
-        self.transform.start_epoch()
-        indices = self._draw_epoch(first / self.num_steps, steps)
-        losses, hits = [], []
-        for i, batch in enumerate(indices):
-            self._tell_time(first + i)
-            loss, correct = self._step(batch)
-            losses.append(loss)
-            hits.append(correct)
-            if len(losses) % STEPS_BETWEEN_LOOKS == 0 or i == steps - 1:
-                self._check_finite(losses, first)
-                report((first + i + 1) / self.num_steps, f"epoch {epoch + 1} of {self.num_epochs}")
-        self._check_weights(first + steps)
-        return {
-            "loss": torch.stack(losses).mean().item(),
-            "train_accuracy": torch.cat(hits).double().mean().item(),
-            "learning_rate": self.optimizer.param_groups[0]["lr"],
-        }
-
-    def _step(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """One update: the loss, and which answers were right ``[B]``, both still on the device."""
-        training, model = self.training, self.training.model
-        indices = self.transform.on_indices(indices)
-        targets = training.data.train.labels[indices]
-        with precision(training.device, training.dtype):
-            images, labels = self.transform.on_images(training.augment(indices), [(targets, 1.0)])
-            block = self.transform.block
-            with torch.no_grad() if self.stage.trains != "all" else nullcontext():
-                maps, labels = self.transform.on_feature_map(model.feature_map(images, block), labels)
-            with torch.no_grad() if self.stage.trains == "head" else nullcontext():
-                features = model.from_map(maps, block)
-            logits = model.head(features)
-        loss = torch.stack([self.loss(logits, classes, features, weight=weight) for classes, weight in labels]).sum()
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizer.step()
-        return loss.detach().float(), logits.argmax(1) == labels[0][0]
-
-    def _set_mode(self) -> None:
-        model = self.training.model.train()
-        for block in model.backbone[: self.frozen]:
-            block.eval()
-
-    def _tell_time(self, step: int) -> None:
-        t = step / self.num_steps
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["base_lr"] * learning_rate_factor(self.stage, t, 1 / self.num_steps)
-        for listener in (self.loss, self.transform):
-            if hasattr(listener, "set_progress"):
-                listener.set_progress(t)
-
-    def _draw_epoch(self, t: float, steps: int) -> tuple[Tensor, ...]:
-        """The batches of an epoch, as training indices."""
-        counts = self.training.data.counts
-        probabilities = self.stage.balancer.build(counts=counts, t=t)
-        indices = draw_images(probabilities, self.training.data.train.labels)
-        return indices.split(self.stage.batch_size)[:steps]
-
-    def _check_finite(self, losses: list[Tensor], first: int) -> None:
-        finite = torch.isfinite(torch.stack(losses))
-        if not finite.all():
-            step = int((~finite).nonzero()[0])
-            self._diverged(f"the loss is {losses[step].item()}", first + step + 1)
-
-    def _check_weights(self, steps: int) -> None:
-        """A step's loss says nothing of its own update: look before the weights become a checkpoint or a result."""
-        if not all(torch.isfinite(parameter).all() for parameter in self.training.model.parameters()):
-            self._diverged("a weight is not finite after the update", steps)
-
-    def _diverged(self, what: str, step: int) -> None:
-        raise NonFiniteLossError(
-            f"recipe {self.training.recipe.name!r}, seed {self.training.seed}: {what} at step {step} of"
-            f" {self.num_steps}. Try a learning rate below {self.stage.learning_rate:g}, a longer warm-up than"
-            f" {self.stage.warmup:g} of the stage, or a larger batch; the last whole epoch is kept in the checkpoint"
-        )
-
-
-def _num_steps(stage: Any, num_images: int) -> int:
-    if stage.steps is not None:
-        return stage.steps
-    return max(1, round(stage.epochs * math.ceil(num_images / stage.batch_size)))
-
-
-def _optimizer(model: nn.Module, loss: nn.Module, stage: Any, frozen: int) -> torch.optim.SGD:
-    """SGD over the blocks that are not frozen and the head, each with its own rate; a loss learns like the head."""
-    head_rate = stage.learning_rate if stage.head_learning_rate is None else stage.head_learning_rate
-    of_head = [parameter for parameter in (*model.head.parameters(), *loss.parameters()) if parameter.requires_grad]
-    groups = [{"params": of_head, "lr": head_rate, "base_lr": head_rate}]
-    if stage.trains != "head":
-        rate, below = stage.learning_rate, [*model.backbone[frozen:].parameters(), *model.projection.parameters()]
-        groups.insert(0, {"params": below, "lr": rate, "base_lr": rate})
-    return torch.optim.SGD(groups, momentum=stage.momentum, weight_decay=stage.weight_decay, foreach=True)
-
-
-def learning_rate_factor(stage: Any, t: float, step: float) -> float:
-    """What a stage's learning rate is multiplied by at progress ``t``, one step being ``step`` long."""
-    if t < stage.warmup:
-        return min(1.0, (t + step) / stage.warmup)
-    if stage.schedule == "cosine":
-        return stage.final_rate + (1 - stage.final_rate) * 0.5 * (1 + math.cos(math.pi * t))
-    # A milestone and t can be the same fraction, reached by different roundings.
-    return stage.decay ** sum(t >= milestone - 1e-9 for milestone in stage.milestones)
+    Raises:
+        NonFiniteLossError: one of them diverged; after the others are done.
+    """
+    waiting = deque((job, job.steps()) for job in jobs)
+    diverged = []
+    while waiting:
+        job, steps = waiting.popleft()
+        try:
+            with job.turn():
+                done = next(steps, True)  # a step yields None
+        except NonFiniteLossError as error:
+            diverged.append(error)
+            continue
+        if done:
+            yield job
+        else:
+            waiting.append((job, steps))
+    if diverged:
+        raise diverged[0]
 
 
 def save_atomically(content: Any, path: Path) -> None:

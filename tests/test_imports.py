@@ -23,7 +23,7 @@ def imported(module):
 
 
 def test_the_parser_sees_imports():
-    assert {"models", "batches", "methods.common"} <= imported("training")
+    assert {"models", "batches", "live_stage"} <= imported("training")
 
 
 @pytest.mark.parametrize("module", METHODS)
@@ -32,7 +32,7 @@ def test_methods_import_only_counts_and_each_other(module):
     assert all(name.split(".")[0] in ("counts", "methods") for name in found), found
 
 
-@pytest.mark.parametrize("module", ["counts", "data", "batches", "metrics", "models", "training"])
+@pytest.mark.parametrize("module", ["counts", "data", "batches", "metrics", "models", "live_stage", "training"])
 def test_what_training_stands_on_knows_no_recipe_and_no_run(module):
     assert not {"recipes", "runs", "reruns"} & imported(module)
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from ltnotes import data, recipes, runs, training
+from ltnotes.live_stage import LiveStage, NonFiniteLossError
 from ltnotes.methods.common import part
 from ltnotes.recipes import Recipe, Stage
 
@@ -35,7 +36,7 @@ def no_training(monkeypatch):
         raise AssertionError("trained again")
 
     def forbid():
-        monkeypatch.setattr(training.Training, "run", fail)
+        monkeypatch.setattr(training.Training, "steps", fail)
 
     return forbid
 
@@ -112,6 +113,40 @@ def test_over_seeds_gives_one_run_a_seed(tmp_path):
     made = runs.over_seeds(RECIPE, (0, 1), out_dir=tmp_path, device="cpu")
     assert [run.seed for run in made] == [0, 1]
     assert made[0].metrics != made[1].metrics
+
+
+def test_seeds_that_train_together_are_those_that_train_alone(tmp_path):
+    alone = runs.over_seeds(RECIPE, (2, 0, 1), out_dir=tmp_path / "alone", device="cpu")
+    together = runs.over_seeds(RECIPE, (2, 0, 1), out_dir=tmp_path / "together", device="cpu", together=2)
+    assert [run.seed for run in together] == [2, 0, 1]
+    assert [run.metrics for run in together] == [run.metrics for run in alone]
+    assert [run.record["side_by_side"] for run in together] == [1, 2, 2]
+
+
+def test_of_seeds_that_train_together_the_finished_ones_are_read(run, tmp_path, capsys):
+    made = runs.over_seeds(RECIPE, (0, 1, 0), out_dir=tmp_path / "runs", device="cpu", together=3)
+    assert made[0] == made[2] == run
+    assert made[1].record["side_by_side"] == 1
+
+
+def test_a_seed_that_diverges_lets_those_beside_it_finish(tmp_path, monkeypatch):
+    step = LiveStage.step
+
+    def explode(live, indices):
+        loss, correct = step(live, indices)
+        return (loss * float("nan") if live.training.seed == 0 else loss), correct
+
+    with monkeypatch.context() as patch, pytest.raises(NonFiniteLossError, match="seed 0"):
+        patch.setattr(LiveStage, "step", explode)
+        runs.over_seeds(RECIPE, (0, 1), out_dir=tmp_path, device="cpu", together=2)
+    assert [Path(name).name for name in files(tmp_path)] == ["checkpoint.pt", "run.json"]
+
+
+@pytest.mark.parametrize("together", [0, -1])
+def test_how_many_train_together_is_at_least_one(together, tmp_path):
+    with pytest.raises(ValueError, match=rf"^together: got {together}, allowed are 1 and above"):
+        runs.over_seeds(RECIPE, (0, 1), out_dir=tmp_path / "runs", together=together)
+    assert list(tmp_path.iterdir()) == []
 
 
 # --- the code that made a run ---
@@ -360,7 +395,7 @@ def test_a_disk_that_fills_at_the_end_keeps_the_training(tmp_path, monkeypatch, 
         patch.setattr(runs, "write_text", fail)
         runs.run(RECIPE, out_dir=tmp_path, device="cpu")
     assert [Path(name).name for name in files(tmp_path)] == ["checkpoint.pt", "unfinished.pt"]
-    monkeypatch.setattr(training._Stage, "run_epoch", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(training.LiveStage, "run_epoch", lambda *_: pytest.fail("trained again"))
     assert runs.run(RECIPE, out_dir=tmp_path, device="cpu").history
     assert [Path(name).name for name in files(tmp_path)] == ["checkpoint.pt", "run.json"]
 

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from ltnotes import devices, inference, training
+from ltnotes.live_stage import LiveStage, NonFiniteLossError, learning_rate_factor
 from ltnotes.methods.common import part
 from ltnotes.recipes import Recipe, Stage
-from ltnotes.training import NonFiniteLossError, Training, learning_rate_factor, save_atomically
+from ltnotes.training import Training, save_atomically
 from tests import toys
 
 REPOSITORY = Path(__file__).parents[1]
@@ -30,6 +31,15 @@ def train(digits, *stages, seed=0, **changes):
     job = Training(recipe(*stages, **changes), digits, seed)
     job.run()
     return job
+
+
+def outcome(generator):
+    """What a generator returns, once it has run to its end."""
+    while True:
+        try:
+            next(generator)
+        except StopIteration as stop:
+            return stop.value
 
 
 def weights(job):
@@ -193,9 +203,9 @@ def test_a_new_head_can_build_on_the_previous_one(digits):
 
 
 def test_a_loss_can_have_parameters_that_learn(digits):
-    live = training._Stage(Training(recipe(stage()), digits, 0), stage(loss=part("tests.toys:LearnableTemperature")))
+    live = LiveStage(Training(recipe(stage()), digits, 0), stage(loss=part("tests.toys:LearnableTemperature")))
     before = live.loss.temperature.item()
-    live.run_epoch(0, lambda share, text: None)
+    outcome(live.run_epoch(0, lambda share, text: None))
     assert live.loss.temperature.item() != before
 
 
@@ -267,9 +277,9 @@ def test_training_accuracy_is_a_share_even_of_batches_that_a_transform_enlarges(
             return images.repeat(3, 1, 1, 1), [(labels[0][0].repeat(3), 1.0)]
 
     job = Training(recipe(stage()), digits, 0)
-    live = training._Stage(job, stage(steps=20, batch_size=64, learning_rate=0.05))
+    live = LiveStage(job, stage(steps=20, batch_size=64, learning_rate=0.05))
     live.transform = Doubling()
-    accuracies = [live.run_epoch(epoch, lambda share, text: None)["train_accuracy"] for epoch in range(2)]
+    accuracies = [outcome(live.run_epoch(epoch, lambda share, text: None))["train_accuracy"] for epoch in range(2)]
     assert all(0 <= accuracy <= 1 for accuracy in accuracies)
     assert accuracies[-1] > 0.3
 
@@ -477,6 +487,7 @@ def test_stopped_after_any_epoch_and_started_again_ends_bit_identical(
 
     with monkeypatch.context() as patch, pytest.raises(StoppedError):
         patch.setattr(training, "save_atomically", save_and_stop)
+        patch.setattr(training, "CHECKPOINT_SHARE", math.inf)  # one after every epoch
         Training(uninterrupted.recipe, digits, 0, tmp_path / "c.pt").run()
     resumed = Training(uninterrupted.recipe, digits, 0, tmp_path / "c.pt")
     resumed.run()

@@ -178,6 +178,10 @@ class DeferredReweighting(_ClassWeighted):
         self.register_buffer("deferred", self.weight.clone(), persistent=False)
         self.set_progress(0.0)
 
+    @property
+    def capturable(self) -> bool:
+        return self.base.capturable
+
     def set_progress(self, t: float) -> None:
         """Switch the weights on from ``start`` on: in place, so that a captured training step sees it."""
         self.weight.copy_(self.deferred if t >= self.start else torch.ones_like(self.deferred))
@@ -329,6 +333,8 @@ class Mixup(Transform):
     Raises:
         ValueError: ``alpha`` not above 0.
     """
+
+    capturable = True
 
     def __init__(self, alpha: float = 1.0):
         if not alpha > 0:

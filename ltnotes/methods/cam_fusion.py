@@ -215,6 +215,8 @@ class CAMFusion(Transform):
         ValueError: bad counts or options, or no tail class; in a step, a last map of 1x1.
     """
 
+    capturable = True
+
     def __init__(
         self,
         model: Any,

@@ -105,6 +105,15 @@ class Loss(nn.Module):
     """What a head's scores are multiplied by before their softmax at evaluation: a loss that
     takes plain cosines scales them itself, and without its scale confidences say nothing."""
 
+    @property
+    def capturable(self) -> bool:
+        """Whether a GPU may replay the loss instead of calling it (:class:`ltnotes.devices.Captured`).
+
+        One that follows the progress says so itself, if it keeps all that changes in tensors
+        that it fills in place: a number in Python would stay what it was at the first replay.
+        """
+        return not hasattr(self, "set_progress")
+
     def forward(
         self,
         logits: Tensor,
@@ -172,6 +181,10 @@ class Transform:
 
     block: int | None = None
     """After how many blocks of the backbone :meth:`on_feature_map` acts; after the last if None."""
+    capturable: bool = False
+    """Whether a GPU may replay the three calls in a step instead of making them, see
+    :class:`ltnotes.devices.Captured`: they neither wait for the device nor leave shapes to
+    the data, and what changes between steps is in tensors that are filled in place."""
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to know of the epochs before, as tensors and plain numbers."""

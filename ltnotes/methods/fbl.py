@@ -50,6 +50,7 @@ class FeatureBalancedLoss(Loss):
         ValueError: bad counts or options; in the call, missing or misshaped features.
     """
 
+    capturable = True
     stimulus: Tensor
 
     def __init__(

@@ -90,6 +90,7 @@ class KPSLoss(Loss):
         ValueError: bad counts, or an option outside its range.
     """
 
+    capturable = True
     radius: Tensor
     margin: Tensor
     scale: Tensor

@@ -16,10 +16,11 @@ from dataclasses import replace
 
 import torch
 
-from ltnotes import data, models, recipes, training
+from ltnotes import data, devices, models, recipes
 from ltnotes.batches import Augmenter, draw_images
 from ltnotes.counts import exponential_counts
 from ltnotes.inference import predict
+from ltnotes.live_stage import LiveStage
 from ltnotes.methods import blt
 from ltnotes.methods.common import Part, part
 from ltnotes.training import Training
@@ -89,7 +90,7 @@ class Steps:
         recipe = recipes.get(name, "cifar10-lt", backbone="resnet32", batch_size=BATCH, **changes)
         job = Training(replace(recipe, stages=recipe.stages[stage:][:1]), cifar, seed=0)
         job._replace_head(recipe.stages[stage], 0)
-        self.live = training._Stage(job, recipe.stages[stage])
+        self.live = LiveStage(job, recipe.stages[stage])
         self.live.start()
         self.live._set_mode()
         self.live._tell_time(self.live.num_steps // 2)
@@ -99,7 +100,7 @@ class Steps:
         )
 
     def __call__(self) -> None:
-        self.live._step(next(self.batches))
+        self.live.step(next(self.batches))
 
 
 def bare_step(cifar: data.LongTailData) -> Callable[[], None]:
@@ -107,11 +108,11 @@ def bare_step(cifar: data.LongTailData) -> Callable[[], None]:
     model = models.build("resnet32", cifar.num_classes).to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=2e-4, foreach=True)
     images, labels = Augmenter(cifar)(torch.arange(BATCH)), cifar.train.labels[:BATCH]
-    dtype = training.autocast_dtype(images.device)
+    dtype = devices.autocast_dtype(images.device)
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        with training.precision(images.device, dtype):
+        with devices.precision(images.device, dtype):
             logits = model(images)
         torch.nn.functional.cross_entropy(logits.float(), labels).backward()
         optimizer.step()
