@@ -15,6 +15,7 @@ from sklearn.metrics import confusion_matrix, f1_score
 from ltnotes.counts import rank_groups, shot_groups
 
 CALIBRATION_BINS = 15
+MOST_CONFUSION_CLASSES = 1000  # the matrix grows with their square, all else in a record with their number
 
 
 def summarize(probabilities: np.ndarray, labels: np.ndarray, counts: Sequence[int]) -> dict[str, Any]:
@@ -29,27 +30,31 @@ def summarize(probabilities: np.ndarray, labels: np.ndarray, counts: Sequence[in
         ``accuracy``, ``balanced_accuracy``, ``g_mean``, ``macro_f1`` and ``ece``, from 0
         to 1; ``per_class_accuracy``, a list of C; ``groups``, the mean per-class accuracy
         of many, medium, few (by images) and largest, middle, smallest (by rank), None
-        for a group without classes; ``confusion``, C rows of true classes.
+        for a group without classes; ``confusion``, C rows of true classes, None for more
+        than ``MOST_CONFUSION_CLASSES``.
     """
-    predictions = probabilities.argmax(1)
-    confusion = confusion_matrix(labels, predictions, labels=range(len(counts)))
-    recalls = per_class_accuracy(confusion)
+    predictions, classes = probabilities.argmax(1), range(len(counts))
+    recalls = per_class_accuracy(labels, predictions, len(counts))
+    confusion = None
+    if len(counts) <= MOST_CONFUSION_CLASSES:
+        confusion = confusion_matrix(labels, predictions, labels=classes).tolist()
     return {
         "accuracy": float((predictions == labels).mean()),
         "balanced_accuracy": float(np.nanmean(recalls)),
         "g_mean": g_mean(recalls),
-        "macro_f1": float(f1_score(labels, predictions, labels=range(len(counts)), average="macro", zero_division=0)),
+        "macro_f1": float(f1_score(labels, predictions, labels=classes, average="macro", zero_division=0)),
         "ece": expected_calibration_error(probabilities, labels),
         "per_class_accuracy": recalls.tolist(),
         "groups": group_accuracy(recalls, counts),
-        "confusion": confusion.tolist(),
+        "confusion": confusion,
     }
 
 
-def per_class_accuracy(confusion: np.ndarray) -> np.ndarray:
-    """Recall of each class, ``[C]``, from a confusion matrix whose rows are true classes; NaN without test images."""
-    totals = confusion.sum(1)
-    return np.divide(np.diag(confusion), totals, out=np.full(len(confusion), np.nan), where=totals > 0)
+def per_class_accuracy(labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> np.ndarray:
+    """Recall of each class, ``[C]``, from class ids ``[N]``; NaN for a class without test images."""
+    totals = np.bincount(labels, minlength=num_classes)
+    hits = np.bincount(labels[predictions == labels], minlength=num_classes)
+    return np.divide(hits, totals, out=np.full(num_classes, np.nan), where=totals > 0)
 
 
 def group_accuracy(recalls: Sequence[float], counts: Sequence[int]) -> dict[str, float | None]:

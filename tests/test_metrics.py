@@ -74,7 +74,7 @@ def test_g_mean_is_zero_as_soon_as_a_class_is_never_found():
 
 
 def test_a_class_without_test_images_has_no_accuracy():
-    recalls = metrics.per_class_accuracy(np.array([[3, 1], [0, 0]]))
+    recalls = metrics.per_class_accuracy(np.array([0, 0, 0, 0]), np.array([0, 0, 0, 1]), 2)
     assert recalls[0] == 0.75
     assert math.isnan(recalls[1])
     assert metrics.g_mean(recalls) == pytest.approx(0.75)
@@ -105,3 +105,14 @@ def test_calibration_error_equals_a_loop(evaluation):
 @pytest.mark.parametrize(("labels", "error"), [([0, 0], 0.0), ([1, 1], 1.0)])
 def test_certainty_is_perfectly_calibrated_or_not_at_all(labels, error):
     assert metrics.expected_calibration_error(binary([1.0, 1.0]), np.array(labels)) == error
+
+
+def test_nothing_in_a_summary_grows_faster_than_the_classes():
+    labels = np.arange(metrics.MOST_CONFUSION_CLASSES + 1)
+    probabilities = np.eye(len(labels))
+    summary = metrics.summarize(probabilities, labels, [5] * len(labels))
+    assert summary["confusion"] is None
+    assert summary["accuracy"] == summary["macro_f1"] == 1
+    assert len(json.dumps(summary)) < 10 * len(labels)
+    few = metrics.summarize(probabilities[1:, 1:], labels[1:] - 1, [5] * (len(labels) - 1))
+    assert len(few["confusion"]) == len(few["confusion"][0]) == metrics.MOST_CONFUSION_CLASSES
