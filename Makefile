@@ -27,7 +27,7 @@ PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := book
 .DELETE_ON_ERROR:
-.PHONY: book html site test unit nbval rendered lint format lab bench browser setup clean help
+.PHONY: book html site test unit nbval rendered lint format lab bench bench-gpu browser setup clean help
 
 ## book: execute every chapter (DATASET=digits-lt SCALE=tiny), then build build/html/index.html from them
 book: $(STAMP)
@@ -116,9 +116,15 @@ format: $(STAMP)
 lab: $(STAMP)
 	$(BIN)/jupyter lab book
 
-## bench: speed and memory against a plain PyTorch loop
+## bench: speed and memory on the CPU, as the table of the book's page on speed; COMMANDS=1 times make book and test, too
 bench: $(STAMP)
-	$(BIN)/python -m tests.benchmarks
+	$(BIN)/python -m tests.benchmarks --out book/speed/cpu $(if $(COMMANDS),--commands)
+
+## bench-gpu: the same on a GPU, in under ten minutes
+bench-gpu: $(STAMP)
+	@test -d data/cifar10-lt-imbalance100-seed0 \
+	  || { echo "prepare the data first: $(BIN)/python -m data_prep cifar10 --imbalance 100" >&2; exit 2; }
+	$(BIN)/python -m tests.benchmarks.gpu --out book/speed/gpu
 
 ## setup: create .venv and install, which the other targets do by themselves
 setup: $(STAMP)

@@ -1,9 +1,10 @@
-"""Run every benchmark and print a table: ``python -m tests.benchmarks [--rounds 3] [--steps 20]``.
+"""Run every benchmark of the CPU and print a table: ``python -m tests.benchmarks [--out FOLDER]``.
 
 A speed is measured as the ratio of two things that take turns; the median of the rounds
 counts. Whole training loops have a process each, so that neither's workers and memory
-touch the other. Only memory and evaluation are absolute numbers. Real CIFAR-10-LT is needed: ``cifar10.zip``
-in the folder that ``LTNOTES_CIFAR`` names, else in ``shared/data`` beside this repository.
+touch the other. Real CIFAR-10-LT is needed: ``cifar10.zip`` in the folder that
+``LTNOTES_CIFAR`` names, else in ``shared/data`` beside this repository. That of a GPU is
+:mod:`tests.benchmarks.gpu`.
 """
 
 from __future__ import annotations
@@ -11,31 +12,40 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
 from data_prep.__main__ import main as data_prep
 from ltnotes.devices import autocast_dtype
+from tests.benchmarks.parts import exponent
+from tests.benchmarks.table import Row, show, write
 from tests.conftest import CIFAR_FOLDER
 
 REPOSITORY = Path(__file__).parents[2]
-TRAINING_TARGET, AUGMENTATION_TARGET, MEMORY_TARGET = 1.7, 20.0, 2.0
+GROWTH_OF_MEMORY = {
+    "images": (20_000, 200_000),
+    "classes": (100, 8142),
+    "batch": (128, 1024),
+}
 
 
-def measure(name: str, root: Path, steps: int) -> float:
+def measure(name: str, root: Path, number: int) -> float:
     """The number that one measurement prints, made in a fresh process."""
-    command = [sys.executable, "-m", "tests.benchmarks.measurements", name, str(steps)]
+    command = [sys.executable, "-m", "tests.benchmarks.measurements", name, str(number)]
     environment = {**os.environ, "LTNOTES_DATA": str(root)}
     result = subprocess.run(command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return float(result.stdout.split()[-1])
 
 
-def ratio(name: str, root: Path, steps: int, rounds: int) -> float:
+def against_plain(name: str, root: Path, steps: int, rounds: int) -> float:
     """Median of ours over plain, in images per second."""
     ratios = []
     for k in range(rounds):
@@ -45,49 +55,73 @@ def ratio(name: str, root: Path, steps: int, rounds: int) -> float:
     return statistics.median(ratios)
 
 
+def wholes(root: Path, steps: int, rounds: int) -> Iterator[Row]:
+    """What needs a process of its own."""
+    training = against_plain("training", root, steps, rounds)
+    yield Row("training", "ResNet-32, ltnotes : plain loop", training, ">=", 2.0)
+    augmentation = against_plain("augmentation", root, steps, rounds)
+    yield Row("training", "augmentation alone, ltnotes : PIL", augmentation, ">=", 20.0)
+    yield Row("training", "peak memory of a lite run, GiB", measure("memory", root, steps), "<=", 2.0)
+    for what, (small, large) in GROWTH_OF_MEMORY.items():
+        taken = [measure(f"memory-{what}", root, size) for size in (small, large)]
+        slope = exponent(*taken, large / small)
+        yield Row("growth", f"training step, {what} ({small:,}, {large:,}), exponent of memory", slope, "<=", 1.1)
+
+
+def commands() -> Iterator[Row]:
+    """What a reader and a developer wait for, in an installed checkout."""
+    for target in ("book", "test"):
+        began = time.perf_counter()
+        subprocess.run(["make", target], cwd=REPOSITORY, check=True, stdout=subprocess.DEVNULL)
+        yield Row("waiting", f"make {target}, seconds", time.perf_counter() - began)
+
+
+def parts(root: Path) -> Iterator[Row]:
+    """The rows of :mod:`tests.benchmarks.parts`, as they come."""
+    command = [sys.executable, "-m", "tests.benchmarks.parts"]
+    environment = {**os.environ, "LTNOTES_DATA": str(root)}
+    with subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            yield Row(*json.loads(line))
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=20, help="batches of 128 in a timed stretch")
+    parser.add_argument("--out", type=Path, help="folder for the table as CSV files, as the book shows it")
+    parser.add_argument("--commands", action="store_true", help="time make book and make test, too: 15 minutes more")
     options = parser.parse_args()
+    rows = []
     with tempfile.TemporaryDirectory() as root:
         if data_prep(["cifar10", "--source", str(CIFAR_FOLDER / "cifar10.zip"), "--out", root]):
             return 2
-        training = ratio("training", Path(root), options.steps, options.rounds)
-        augmentation = ratio("augmentation", Path(root), options.steps, options.rounds)
-        memory = measure("memory", Path(root), options.steps)
-        parts = measured_parts(Path(root))
-    rows = [
-        ("ResNet-32 training, ltnotes : plain loop", TRAINING_TARGET, ">=", training),
-        ("augmentation, ltnotes : PIL", AUGMENTATION_TARGET, ">=", augmentation),
-        ("peak memory of a lite run, GiB", MEMORY_TARGET, "<=", memory),
-        *parts,
-    ]
-    precision = autocast_dtype(torch.device("cpu")) or torch.float32
-    print(f"\n{torch.get_num_threads()} CPU threads, training in {precision}, torch {torch.__version__}")
-    width = max(len(what) for what, *_ in rows)
-    print(f"{'':<{width}}{'target':>10}{'measured':>10}")
-    missed = 0
-    for what, target, bound, value in rows:
-        reached = target is None or (value >= target if bound == ">=" else value <= target)
-        missed += not reached
-        wanted = "" if target is None else f"{bound} {target:g}"
-        print(f"{what:<{width}}{wanted:>10}{value:>10.2f}{'' if reached else '  missed'}")
-    return 1 if missed else 0
+        sources = [wholes(Path(root), options.steps, options.rounds), parts(Path(root))]
+        for source in sources + [commands()] * options.commands:
+            for row in source:
+                rows.append(row)
+                print(f"{row.group}: {row.what}: {row.measured:.3g}", flush=True)
+    rows.sort(key=lambda row: row.group)
+    show(rows)
+    precision = str(autocast_dtype(torch.device("cpu")) or torch.float32).removeprefix("torch.")
+    machine = f"{torch.get_num_threads()} threads of {cpu()}, trained in {precision}, torch {torch.__version__}"
+    print(f"\n{machine}")
+    if options.out:
+        write(rows, options.out, machine)
+    return 0
 
 
-def measured_parts(root: Path) -> list[tuple[str, float | None, str, float]]:
-    """The rows of :mod:`tests.benchmarks.parts`, printed as they come."""
-    command = [sys.executable, "-m", "tests.benchmarks.parts"]
-    environment = {**os.environ, "LTNOTES_DATA": str(root)}
-    rows = []
-    with subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, text=True) as process:
-        for line in process.stdout:
-            rows.append(tuple(json.loads(line)))
-            print(f"{rows[-1][0]}: {rows[-1][3]:.2f}", flush=True)
-    if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, command)
-    return rows
+def cpu() -> str:
+    """The processor's name, with the instructions that decide how fast networks train on it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    fields = dict(reversed([line.split(":", 1) for line in lines if ":" in line]))
+    flags = next((value.split() for key, value in fields.items() if key.strip() == "flags"), [])
+    name = next((value.strip() for key, value in fields.items() if key.strip() == "model name"), platform.machine())
+    fast = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags]
+    return f"{name} ({', '.join(fast)})" if fast else name
 
 
 if __name__ == "__main__":

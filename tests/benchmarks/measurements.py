@@ -1,4 +1,8 @@
-"""One measurement a process: ``python -m tests.benchmarks.measurements NAME STEPS`` prints one number."""
+"""One measurement a process: ``python -m tests.benchmarks.measurements NAME STEPS`` prints one number.
+
+``... memory-images N``, ``memory-classes C`` and ``memory-batch B`` print the GiB that training
+steps take with so many images, classes, or images in a batch.
+"""
 
 from __future__ import annotations
 
@@ -104,6 +108,19 @@ def memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
+def memory_of(images: int = 2_000, classes: int = 10, batch: int = 64) -> float:
+    """Peak resident GiB that a few training steps with KPS add to what was resident before."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    labels = torch.arange(images) % classes
+    split = data.Split(torch.randint(256, (images, 32, 32, 3), dtype=torch.uint8), labels)
+    names = tuple(map(str, range(classes)))
+    source = data.LongTailData(
+        "noise", 1, 0, names, split, split[:100], None, (0.5,) * 3, (0.2,) * 3, pad=4, flip=True, fingerprint=""
+    )
+    Training(recipes.get("kps", scale="lite", steps=3, batch_size=batch), source, seed=0).run()
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20
+
+
 MEASUREMENTS = {
     "training-plain": training_plain,
     "training-ours": training_ours,
@@ -113,8 +130,11 @@ MEASUREMENTS = {
 
 
 def main() -> None:
-    name, steps = sys.argv[1], int(sys.argv[2])
-    print(memory() if name == "memory" else MEASUREMENTS[name](data.load("cifar10-lt"), steps))
+    name, number = sys.argv[1], int(sys.argv[2])
+    if name.startswith("memory-"):
+        print(memory_of(**{name.removeprefix("memory-"): number}))
+    else:
+        print(memory() if name == "memory" else MEASUREMENTS[name](data.load("cifar10-lt"), number))
 
 
 if __name__ == "__main__":

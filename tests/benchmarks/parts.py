@@ -1,32 +1,27 @@
-"""What the parts of a training cost, as ratios of things that take turns in one process.
+"""What the parts of a training cost on a CPU, as ratios of things that take turns in one process.
 
-``python -m tests.benchmarks.parts`` prints the rows of every group below as JSON; a row is
-(what, target or None, how the target bounds it, measured).
+``python -m tests.benchmarks.parts`` prints each row as a line of JSON.
 """
 
 from __future__ import annotations
 
 import json
-import statistics
+import math
 import subprocess
 import sys
-import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
 
 import torch
 
-from ltnotes import data, devices, models, recipes
+from ltnotes import data, devices, metrics, models
 from ltnotes.batches import Augmenter, draw_images
 from ltnotes.counts import exponential_counts
 from ltnotes.inference import predict
-from ltnotes.live_stage import LiveStage
 from ltnotes.methods import blt
 from ltnotes.methods.common import Part, part
-from ltnotes.training import Training
-
-Row = tuple[str, float | None, str, float]
-BATCH, ROUNDS = 128, 5
+from tests.benchmarks.bound import bound
+from tests.benchmarks.steps import BATCH, Steps, medians
+from tests.benchmarks.table import Row
 
 LOSSES: dict[str, Part] = {
     "weighted": part("baselines.WeightedCrossEntropy"),
@@ -43,18 +38,7 @@ LOSSES: dict[str, Part] = {
     "FBL": part("fbl.FeatureBalancedLoss", strength=60.0, normalized=True),
     "GCL": part("gcl.GCLLoss"),
 }
-
-
-def medians(functions: dict[str, Callable[[], object]], rounds: int = ROUNDS) -> dict[str, float]:
-    """Median seconds of each function; they take turns, after one call each that does not count."""
-    seconds: dict[str, list[float]] = {name: [] for name in functions}
-    for turn in range(rounds + 1):
-        for name, function in functions.items():
-            began = time.perf_counter()
-            function()
-            if turn:
-                seconds[name].append(time.perf_counter() - began)
-    return {name: statistics.median(taken) for name, taken in seconds.items()}
+CLASSES = (10, 100, 1000, 8142)
 
 
 def loss_step(loss: Part, batch: int, classes: int) -> Callable[[], None]:
@@ -72,35 +56,16 @@ def loss_step(loss: Part, batch: int, classes: int) -> Callable[[], None]:
 
 def losses(cifar: data.LongTailData) -> list[Row]:
     rows = []
-    for batch, classes, repeats in ((128, 100, 200), (512, 8142, 9)):
+    for batch, classes, repeats in ((128, 100, 200), (512, 8142, 15)):
         steps = {name: loss_step(loss, batch, classes) for name, loss in LOSSES.items()}
         plain = loss_step(part("baselines.CrossEntropy"), batch, classes)
-        taken = medians({"cross-entropy": plain, **steps}, repeats)
-        rows += [
-            (f"{name} : cross-entropy at [{batch}, {classes}]", 1.25, "<=", taken[name] / taken["cross-entropy"])
-            for name in LOSSES
-        ]
+        noise = {"its noise": lambda shape=(batch, classes): torch.randn(shape)}
+        taken = medians({"cross-entropy": plain, **steps, **noise}, repeats)
+        group = f"losses {batch} x {classes}"
+        rows += [Row(group, name, taken[name] / taken["cross-entropy"], "<=", 1.25) for name in LOSSES]
+        rows += [Row(group, "drawing GCL's noise, nothing else", taken["its noise"] / taken["cross-entropy"])]
+        rows += [Row(group, "cross-entropy, microseconds", 1e6 * taken["cross-entropy"])]
     return rows
-
-
-class Steps:
-    """Batches of one stage of a recipe, trained one call at a time by the training loop itself."""
-
-    def __init__(self, name: str, cifar: data.LongTailData, stage: int, **changes: object):
-        recipe = recipes.get(name, "cifar10-lt", backbone="resnet32", batch_size=BATCH, **changes)
-        job = Training(replace(recipe, stages=recipe.stages[stage:][:1]), cifar, seed=0)
-        job._replace_head(recipe.stages[stage], 0)
-        self.live = LiveStage(job, recipe.stages[stage])
-        self.live.start()
-        self.live._set_mode()
-        self.live._tell_time(self.live.num_steps // 2)
-        self.live.transform.start_epoch()
-        self.batches = iter(
-            draw_images(self.live.stage.balancer.build(counts=cifar.counts, t=0.5), cifar.train.labels).split(BATCH)
-        )
-
-    def __call__(self) -> None:
-        self.live.step(next(self.batches))
 
 
 def bare_step(cifar: data.LongTailData) -> Callable[[], None]:
@@ -125,36 +90,44 @@ def steps(cifar: data.LongTailData) -> list[Row]:
     taken = medians(
         {
             "bare": bare_step(cifar),
-            "plain": Steps("ce", cifar, 0),
+            "plain": Steps("ce", cifar),
             "BLT": Steps("blt", held_out, 1, balancer=part("balancers.instance_balanced")),
             "fusion": Steps("cam-fusion", cifar, 1),
             "cRT": Steps("crt", cifar, 1),
             "LWS": Steps("lws", cifar, 1),
+            "ascent": ascent(cifar, iterations=2),
         },
         rounds=9,
     )
     plain = taken["plain"]
-    frozen = [(f"training step : {name} step", 2.5, ">=", plain / taken[name]) for name in ("fusion", "cRT", "LWS")]
+    group = "steps"
+    frozen = [
+        Row(group, f"training step : step of {name}, backbone frozen", plain / taken[name], ">=", 2.5)
+        for name in ("fusion", "cRT", "LWS")
+    ]
     return [
-        ("bare forward, backward and update : training step", 0.9, ">=", taken["bare"] / plain),
-        ("BLT step (p = 0.5, natural tail) : training step; the paper's is 3.04", None, "", taken["BLT"] / plain),
+        Row(group, "bare forward, backward and update : training step", taken["bare"] / plain, ">=", 0.9),
         *frozen,
-        ("hallucinated image and iteration : training image", 0.5, "<=", ascent(cifar) / plain),
+        Row(group, "hallucinated image and iteration : training image", taken["ascent"] / 2 / plain, "<=", 0.5),
+        Row(group, "BLT step (p = 0.5, natural tail) : training step; the paper's is 3.04", taken["BLT"] / plain),
     ]
 
 
-def ascent(cifar: data.LongTailData, iterations: int = 3) -> float:
-    """Seconds that a batch of images takes for one iteration of the ascent."""
+def bounds(cifar: data.LongTailData) -> Iterator[Row]:
+    return bound("bound", Steps("ce", cifar), lambda function: medians({"function": function}, rounds=7)["function"])
+
+
+def ascent(cifar: data.LongTailData, iterations: int) -> Callable[[], object]:
+    """A batch of images climbing for some iterations, none of which is ever done."""
     model = models.build("resnet32", cifar.num_classes).to(memory_format=torch.channels_last)
     images, classes = Augmenter(cifar)(torch.arange(BATCH)), torch.zeros(BATCH, dtype=torch.int64)
-    climb = {"climb": lambda: blt.hallucinate(model, images, classes, 2.0, max_steps=iterations)}  # none is ever done
-    return medians(climb)["climb"] / iterations
+    return lambda: blt.hallucinate(model, images, classes, 2.0, max_steps=iterations)
 
 
 def evaluation(cifar: data.LongTailData) -> list[Row]:
     model = models.build("resnet32", cifar.num_classes).to(memory_format=torch.channels_last)
     taken = medians({"predict": lambda: predict(model, cifar.test, cifar)}, rounds=3)
-    return [(f"evaluation of {len(cifar.test):,} images, seconds", None, "", taken["predict"])]
+    return [Row("waiting", f"evaluation of {len(cifar.test):,} images by ResNet-32, seconds", taken["predict"])]
 
 
 def start_up(cifar: data.LongTailData) -> list[Row]:
@@ -162,50 +135,51 @@ def start_up(cifar: data.LongTailData) -> list[Row]:
         return lambda: subprocess.run([sys.executable, "-c", program], check=True)
 
     taken = medians({"torch": run("import torch, torchvision"), "ltnotes": run("import ltnotes.runs, ltnotes.recipes")})
-    return [("import of ltnotes : of torch and torchvision", 1.5, "<=", taken["ltnotes"] / taken["torch"])]
+    ratio = taken["ltnotes"] / taken["torch"]
+    return [Row("waiting", "import of ltnotes : of torch and torchvision", ratio, "<=", 1.5)]
+
+
+# --- how cost grows: exponents of a power law between the smallest size and the largest, 1 is linear ---
+
+
+def exponent(smallest: float, largest: float, factor: float) -> float:
+    return math.log(largest / smallest) / math.log(factor)
+
+
+def drawing(n: int) -> Callable[[], object]:
+    labels = (torch.arange(n) % 100).sort().values
+    return lambda: draw_images(torch.linspace(1, 2, 100, dtype=torch.float64).softmax(0), labels)
+
+
+def training_at(batch: int, cifar: data.LongTailData) -> Callable[[], object]:
+    model = models.build("resnet8", 10).to(memory_format=torch.channels_last)
+    images = Augmenter(cifar)(torch.arange(batch))
+    return lambda: model(images).square().mean().backward()
+
+
+def summarizing(classes: int) -> Callable[[], object]:
+    labels = torch.arange(2000) % classes
+    probabilities = torch.rand(2000, classes).softmax(1).numpy()
+    return lambda: metrics.summarize(probabilities, labels.numpy(), [5] * classes)
 
 
 def growth(cifar: data.LongTailData) -> list[Row]:
-    """How cost grows, as the exponent of a power law between the smallest and the largest: 1 is linear."""
-
-    def exponent(sizes: tuple[int, int], functions: tuple[Callable[[], object], Callable[[], object]]) -> float:
-        taken = medians(dict(zip(("small", "large"), functions, strict=True)))
-        ratio = torch.tensor([taken["large"] / taken["small"], sizes[1] / sizes[0]]).log()
-        return float(ratio[0] / ratio[1])
-
-    def drawing(n: int) -> Callable[[], object]:
-        labels = torch.arange(n) % 100
-        return lambda: draw_images(torch.full((100,), 0.01, dtype=torch.float64).softmax(0), labels.sort().values)
-
-    def training_at(batch: int) -> Callable[[], object]:
-        model = models.build("resnet8", 10).to(memory_format=torch.channels_last)
-        images = Augmenter(cifar)(torch.arange(batch))
-        return lambda: model(images).square().mean().backward()
-
-    kps = LOSSES["KPS"]
-    return [
-        (
-            "drawing an epoch, N from 20,000 to 2,000,000, exponent",
-            1.1,
-            "<=",
-            exponent((20_000, 2_000_000), (drawing(20_000), drawing(2_000_000))),
-        ),
-        (
-            "KPS loss, C from 100 to 8,142, exponent",
-            1.1,
-            "<=",
-            exponent((100, 8142), (loss_step(kps, 128, 100), loss_step(kps, 128, 8142))),
-        ),
-        (
-            "training step, batch from 32 to 512, exponent",
-            1.1,
-            "<=",
-            exponent((32, 512), (training_at(32), training_at(512))),
-        ),
-    ]
+    curves = {
+        "drawing an epoch, of N images": ((20_000, 200_000, 2_000_000), drawing),
+        "KPS loss, of C classes": (CLASSES, lambda c: loss_step(LOSSES["KPS"], 128, c)),
+        "metrics of 2,000 images, of C classes": (CLASSES, summarizing),
+        "training step, of a batch": ((32, 128, 512), lambda size: training_at(size, cifar)),
+    }
+    rows = []
+    for what, (sizes, make) in curves.items():
+        taken = list(medians({str(size): make(size) for size in sizes}).values())
+        listed = ", ".join(f"{size:,}" for size in sizes)
+        slope = exponent(taken[0], taken[-1], sizes[-1] / sizes[0])
+        rows.append(Row("growth", f"{what} ({listed}), exponent of time", slope, "<=", 1.1))
+    return rows
 
 
-GROUPS = (losses, steps, evaluation, start_up, growth)
+GROUPS = (losses, steps, bounds, evaluation, start_up, growth)
 
 
 def main() -> None:
