@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -103,6 +104,7 @@ class Captured:
     new inputs and fresh random numbers, and nothing that Python did: the function may not
     wait for the device, and what changes between calls has to be in tensors that stay
     where they are. There is one graph for each combination of shapes, dtypes and numbers.
+    Where recording fails, a warning says so, and the function is called as before.
 
     Args:
         function: of tensors and numbers; returns a tuple of tensors.
@@ -110,16 +112,17 @@ class Captured:
 
     def __init__(self, function: Callable[..., tuple[Tensor, ...]]):
         self.function = function
+        self.recordable = True
         self.calls: Counter[tuple] = Counter()
         self.graphs: dict[tuple, tuple[torch.cuda.CUDAGraph, list[Any], tuple[Tensor, ...]]] = {}
 
     def __call__(self, *inputs: Tensor | float) -> tuple[Tensor, ...]:
         key = tuple((x.shape, x.dtype, x.stride()) if isinstance(x, Tensor) else x for x in inputs)
         self.calls[key] += 1
-        if self.calls[key] <= EAGER_CALLS:
-            return self.function(*inputs)
+        if self.recordable and self.calls[key] > EAGER_CALLS and key not in self.graphs:
+            self._capture(key, inputs)
         if key not in self.graphs:
-            self.graphs[key] = self._capture(inputs)
+            return self.function(*inputs)
         graph, own, outputs = self.graphs[key]
         for mine, given in zip(own, inputs, strict=True):
             if isinstance(mine, Tensor):
@@ -127,7 +130,13 @@ class Captured:
         graph.replay()
         return tuple(output.clone() for output in outputs)  # the next replay overwrites them
 
-    def _capture(self, inputs: tuple[Tensor | float, ...]) -> tuple[torch.cuda.CUDAGraph, list, tuple[Tensor, ...]]:
+    def _capture(self, key: tuple, inputs: tuple[Tensor | float, ...]) -> None:
         graph, own = torch.cuda.CUDAGraph(), [x.clone() if isinstance(x, Tensor) else x for x in inputs]
-        with torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
-            return graph, own, self.function(*own)
+        try:
+            with torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
+                outputs = self.function(*own)
+        except RuntimeError as error:
+            self.recordable = False
+            warnings.warn(f"training without CUDA graphs, which is slower: recording one failed: {error}", stacklevel=2)
+        else:
+            self.graphs[key] = graph, own, outputs

@@ -135,9 +135,11 @@ def played(monkeypatch):
     @contextmanager
     def record(graph, stream):
         PlayedGraph.recording = graph
-        yield
-        graphs.append(graph)
-        PlayedGraph.recording = None
+        try:
+            yield
+            graphs.append(graph)
+        finally:
+            PlayedGraph.recording = None
 
     monkeypatch.setattr(torch.cuda, "CUDAGraph", PlayedGraph)
     monkeypatch.setattr(torch.cuda, "graph", record)
@@ -174,6 +176,20 @@ def test_each_kind_of_input_has_a_graph_of_its_own(played):
     for x, weight in kinds * (EAGER_CALLS + 2):
         assert double(x, weight)[0].equal(weight * x)
     assert len(played) == len(kinds)
+
+
+def test_where_recording_fails_it_is_said_and_the_function_is_called(played):
+    def function(x):
+        if PlayedGraph.recording:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        return (2 * x,)
+
+    double = Captured(function)
+    with pytest.warns(UserWarning, match="without CUDA graphs.*not permitted when stream") as warned:
+        for value in range(EAGER_CALLS + 3):
+            assert double(torch.full((2,), value))[0].tolist() == [2 * value] * 2
+    assert len(warned) == 1
+    assert played == []
 
 
 @pytest.mark.parametrize(

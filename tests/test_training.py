@@ -496,6 +496,27 @@ def test_stopped_after_any_epoch_and_started_again_ends_bit_identical(
     assert resumed.evaluate()[0] == uninterrupted.evaluate()[0]
 
 
+@pytest.mark.parametrize(("share", "epochs"), [(math.inf, [1, 2, 1, 2]), (1e-9, [1, 2, 2])])
+def test_checkpoints_take_no_more_than_their_share_of_the_time(digits, tmp_path, monkeypatch, share, epochs):
+    """The first is always written, and the last of a stage."""
+    written = []
+    monkeypatch.setattr(training, "CHECKPOINT_SHARE", share)
+    monkeypatch.setattr(training, "save_atomically", lambda content, path: written.append(content["epoch"]))
+    Training(recipe(*TWO_STAGES), digits, 0, tmp_path / "c.pt").run()
+    assert written == epochs
+
+
+def test_momentum_from_another_device_keeps_this_ones_way_of_stepping(digits):
+    live = LiveStage(Training(recipe(stage()), digits, 0), stage())
+    saved = live.optimizer.state_dict()
+    for group in saved["param_groups"]:
+        group.update(lr=0.5, fused=True, foreach=None)
+    rates = [group["lr"] for group in live.optimizer.param_groups]
+    live.restore_optimizer(saved)
+    for group, rate in zip(live.optimizer.param_groups, rates, strict=True):
+        assert group["lr"] is rate and group["foreach"] and not group["fused"]
+
+
 def test_a_checkpoint_holds_plain_data_only(digits, tmp_path):
     Training(recipe(*TWO_STAGES), digits, 0, tmp_path / "c.pt").run()
     saved = torch.load(tmp_path / "c.pt", weights_only=True)
