@@ -89,13 +89,19 @@ def run(
     """A finished run of a recipe: from the cache if it is there, else trained now.
 
     Two processes that ask for the same run take turns; the second finds it finished.
-    Arguments and errors are those of :func:`over_seeds`, for one seed: that of the weights,
+    Arguments and errors are those of :func:`as_finished`, for one seed: that of the weights,
     the order of images and their augmentation.
     """
-    return over_seeds(recipe, [seed], out_dir, resume, device, any_code)[0]
+    return next(as_finished(recipe, [seed], out_dir, resume, device, any_code))
 
 
-def over_seeds(
+def over_seeds(recipe: Recipe, seeds: Sequence[int], **options: Any) -> list[Run]:
+    """One run per seed, in the order of ``seeds``; ``options`` as in :func:`as_finished`."""
+    made = {run.seed: run for run in as_finished(recipe, seeds, **options)}
+    return [made[seed] for seed in seeds]
+
+
+def as_finished(
     recipe: Recipe,
     seeds: Sequence[int],
     out_dir: str | Path = "runs",
@@ -103,8 +109,8 @@ def over_seeds(
     device: str | None = None,
     any_code: bool = False,
     together: int | None = None,
-) -> list[Run]:
-    """One run per seed, each from the cache if it is there, else trained now.
+) -> Iterator[Run]:
+    """A run for each seed, from the cache if it is there, else trained now; from the smallest seed to the largest.
 
     Args:
         out_dir: the cache. A relative path lies below :func:`ltnotes.data.home`.
@@ -131,11 +137,10 @@ def over_seeds(
     dataset = _load(recipe.dataset, recipe.imbalance, recipe.data_seed, recipe.validation)
     folders = {seed: run_folder(recipe, dataset.fingerprint, seed, data.home() / out_dir) for seed in sorted(seeds)}
     width = together or (TOGETHER if chosen.type == "cuda" else 1)
-    made: dict[int, Run] = {}
     for start in range(0, len(folders), width):
         batch = dict(list(folders.items())[start : start + width])
-        made |= _run_together(recipe, dataset, chosen, batch, resume, any_code)
-    return [made[seed] for seed in seeds]
+        made = _run_together(recipe, dataset, chosen, batch, resume, any_code)
+        yield from (made[seed] for seed in batch)
 
 
 def _run_together(

@@ -286,7 +286,8 @@ def test_a_damaged_record_is_named(run, tmp_path, text):
 RUN = """
 import sys
 from tests.test_runs import LONG
-from ltnotes import runs
+from ltnotes import runs, training
+training.CHECKPOINT_SHARE = float("inf")  # one after every epoch
 run = runs.run(LONG, out_dir=sys.argv[1], device="cpu")
 print(run.record["finished"], run.checkpoint)
 """
