@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from ltnotes.batches import Normalizer
 from ltnotes.data import LongTailData, Split
 from ltnotes.devices import precision
+from ltnotes.folding import folded
 from ltnotes.methods.common import evaluating
 
-BATCH = 500
+BATCH = 125  # of larger ones a CPU asks the system for new memory in every layer
 
 
 def predict(
@@ -44,7 +45,7 @@ def _batched(
 ) -> Tensor:
     normalize = Normalizer(data.mean, data.std, split.images.device)
     outputs = []
-    with evaluating(model):
+    with evaluating(model), folded(model):
         for images in split.images.split(BATCH):
             with precision(images.device, dtype):
                 outputs.append(function(normalize(images)).float())

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
+from ltnotes.folding import folded
 from ltnotes.methods.common import evaluating
 
 SCORES = {
@@ -34,8 +35,9 @@ def hallucinate(
     by 0.15 to 0.25. Only a probability fits such bounds, and the logit is its usual score:
     the default climbs the logit and stops on the probability.
 
-    The model is in evaluation mode meanwhile. Its weights, their gradients, its BatchNorm
-    statistics and its modes are as before, whatever the caller's autograd and autocast.
+    The model is in evaluation mode meanwhile, and :func:`ltnotes.folding.folded`. Its weights,
+    their gradients, its BatchNorm statistics and its modes are as before, whatever the
+    caller's autograd and autocast.
 
     The host waits for the device once a step, to learn which images are done: they take no
     part in the steps after.
@@ -55,7 +57,7 @@ def hallucinate(
     """
     thresholds = check_ascent(images, confusing_classes, min_confidence, step_size, max_steps, score)
     rows = torch.arange(len(images), device=images.device)
-    with evaluating(model), torch.inference_mode(False), torch.enable_grad():
+    with evaluating(model), torch.inference_mode(False), torch.enable_grad(), folded(model):
         result = images.detach().clone()
         for _ in range(max_steps):
             current = result[rows].requires_grad_()
@@ -98,7 +100,7 @@ def hallucinate_as_released(
     """
     thresholds = check_ascent(images, confusing_classes, min_confidence, step_size, max_steps, score)
     rows = torch.arange(len(images), device=images.device)
-    with evaluating(model), torch.inference_mode(False), torch.enable_grad():
+    with evaluating(model), torch.inference_mode(False), torch.enable_grad(), folded(model):
         result = images.detach().clone()
         current, gradient = result.clone(), torch.zeros_like(result)
         for _ in range(max_steps):

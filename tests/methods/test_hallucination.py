@@ -157,6 +157,14 @@ def test_images_that_finish_are_not_computed_again():
 
 
 @pytest.mark.parametrize("climb", [hallucinate, hallucinate_as_released])
+def test_no_norm_is_computed_in_evaluation_mode(climb, monkeypatch):
+    images, classes, thresholds = samples()
+    expected = climb(network(), images, classes, thresholds)
+    monkeypatch.delattr(nn.functional, "batch_norm")
+    assert climb(network(), images, classes, thresholds).equal(expected)
+
+
+@pytest.mark.parametrize("climb", [hallucinate, hallucinate_as_released])
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.enable_grad])
 def test_the_model_is_left_as_it_was(climb, mode):
     images, classes, thresholds = samples()
