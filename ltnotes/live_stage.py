@@ -82,7 +82,7 @@ class LiveStage:
         first = epoch * self.steps_per_epoch
         steps = min(self.steps_per_epoch, self.num_steps - first)
         self._tell_time(first)
-        self._set_mode()
+        self.set_mode()
         self.transform.start_epoch()
         indices = self._draw_epoch(first / self.num_steps, steps)
         losses, hits = [], []
@@ -144,7 +144,8 @@ class LiveStage:
         if self.loss.capturable:
             setattr(self, name, Captured(getattr(self, name)))
 
-    def _set_mode(self) -> None:
+    def set_mode(self) -> None:
+        """Training mode, but for frozen blocks."""
         model = self.training.model.train()
         for block in model.backbone[: self.frozen]:
             block.eval()

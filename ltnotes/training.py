@@ -28,6 +28,7 @@ from ltnotes import metrics, models
 from ltnotes.batches import Augmenter
 from ltnotes.data import LongTailData, Split
 from ltnotes.devices import Lane, autocast_dtype, seeded
+from ltnotes.folding import folded
 from ltnotes.inference import predict
 from ltnotes.live_stage import LiveStage, NonFiniteLossError, num_steps
 
@@ -135,14 +136,17 @@ class Training:
         if saved:
             self._restore(saved, live)
             first_epoch = saved["epoch"]
-        for epoch in range(first_epoch, live.num_epochs):
-            with self._random(index + 1, epoch):
-                record = yield from live.run_epoch(epoch, self._report_from(index))
-            if stage.keep == "best-test":
-                record["test_accuracy"] = live.remember_best()
-            self.history.append({"stage": index, "epoch": epoch, **record})
-            if epoch == live.num_epochs - 1 or time.perf_counter() >= self.next_checkpoint:
-                self._write_checkpoint(index, epoch + 1, live)
+        live.set_mode()
+        # Before the first step, as a captured step remembers where the folded weights lie.
+        with folded(self.model.backbone[: live.frozen]):
+            for epoch in range(first_epoch, live.num_epochs):
+                with self._random(index + 1, epoch):
+                    record = yield from live.run_epoch(epoch, self._report_from(index))
+                if stage.keep == "best-test":
+                    record["test_accuracy"] = live.remember_best()
+                self.history.append({"stage": index, "epoch": epoch, **record})
+                if epoch == live.num_epochs - 1 or time.perf_counter() >= self.next_checkpoint:
+                    self._write_checkpoint(index, epoch + 1, live)
         if live.best:
             self.model.load_state_dict(live.best["model"])
 

@@ -88,7 +88,7 @@ def test_what_is_captured_asks_the_host_for_nothing(recipe, number, monkeypatch)
     vars(live.transform).update({name: without_values(value) for name, value in vars(live.transform).items()})
     live.loss.to("meta")
     live.optimizer = torch.optim.SGD([*job.model.parameters(), *live.loss.parameters()], stage.learning_rate, 0.9)
-    live._set_mode()
+    live.set_mode()
     labels, ones = torch.zeros(32, dtype=torch.int64, device="meta"), torch.ones(32, device="meta")
     with OnlyMeta():
         if whole:
@@ -315,7 +315,7 @@ def test_a_step_on_a_gpu_waits_for_nothing():
     live = live_stage(recipes.get("ce", "digits-lt", IMBALANCE, "tiny"), 0)
     job = Training(live.training.recipe, live.training.data.to("cuda"), 0)
     live = LiveStage(job, live.stage)
-    live._set_mode()
+    live.set_mode()
     indices = torch.arange(64, device="cuda")
     with job.turn():
         live.step(indices)

@@ -209,6 +209,16 @@ def test_a_loss_can_have_parameters_that_learn(digits):
     assert live.loss.temperature.item() != before
 
 
+@pytest.mark.parametrize(("trains", "norms"), [("all", 7), ("rest", 2), ("head", 0)])
+def test_frozen_blocks_normalise_nothing_in_a_step(digits, monkeypatch, trains, norms):
+    """Their norms are folded into their convolutions; ResNet-8 has 7, and 2 after its second block."""
+    called = []
+    original = torch.nn.functional.batch_norm
+    monkeypatch.setattr(torch.nn.functional, "batch_norm", lambda *a, **k: called.append(1) or original(*a, **k))
+    train(digits, stage(steps=3, trains=trains, transform=part("tests.toys:EarlyTransform")))
+    assert len(called) == 3 * norms
+
+
 def test_a_head_option_that_does_not_exist_is_refused_by_name(digits):
     with pytest.raises(ValueError, match=r"LinearClassifier: got option 'scale', allowed are bias"):
         Training(recipe(stage(), head=part("squashing_cosine.LinearClassifier", scale=2.0)), digits, 0)

@@ -15,6 +15,7 @@ import torch
 from ltnotes import data, recipes
 from ltnotes.batches import draw_images
 from ltnotes.devices import Captured
+from ltnotes.folding import folded
 from ltnotes.live_stage import LiveStage
 from ltnotes.training import Training
 
@@ -38,9 +39,11 @@ class Steps:
         with self.job.turn():
             self.live = LiveStage(self.job, recipe.stages[stage])
             self.live.start()
-            self.live._set_mode()
+            self.live.set_mode()
             self.live._tell_time(self.live.num_steps // 2)
             self.live.transform.start_epoch()
+            self.folding = folded(self.job.model.backbone[: self.live.frozen])
+            self.folding.__enter__()  # for as long as this is timed
             probabilities = self.live.stage.balancer.build(counts=source.counts, t=0.5)
             size = self.live.stage.batch_size
             epoch = draw_images(probabilities, source.train.labels).split(size)
