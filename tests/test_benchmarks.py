@@ -22,8 +22,8 @@ def test_the_benchmark_of_a_gpu_runs_to_its_end(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("row", "cells"),
     [
-        (Row("a", "speed", 2.345, ">=", 2.0), ["speed", "2.35", ">= 2", "reached"]),
-        (Row("a", "cost", 2.345, "<=", 2.0), ["cost", "2.35", "<= 2", "missed"]),
+        (Row("a", "speed", 2.345, ">=", 2.0), ["speed", "2.35", "at least 2", "reached"]),
+        (Row("a", "cost", 2.345, "<=", 2.0), ["cost", "2.35", "at most 2", "missed"]),
         (Row("a", "images/s", 12345.6), ["images/s", "12,346", "", ""]),
     ],
 )

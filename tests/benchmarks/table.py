@@ -33,12 +33,15 @@ class Row(NamedTuple):
 
     def cells(self) -> list[str]:
         verdict = {None: "", True: "reached", False: "missed"}[self.reached]
-        target = "" if self.target is None else f"{self.bound} {number(self.target)}"
+        # In words: the book's Markdown takes a line that begins with ">" for a quotation.
+        target = {">=": "at least ", "<=": "at most ", "": ""}[self.bound] + number(self.target)
         return [self.what, number(self.measured), target, verdict]
 
 
-def number(value: float) -> str:
+def number(value: float | None) -> str:
     """Three digits and more, as a reader wants them."""
+    if value is None:
+        return ""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
@@ -51,7 +54,7 @@ def show(rows: Iterable[Row]) -> None:
         if group != last:
             print(f"\n{group}")
         last = group
-        print(f"  {what:<{width}}{measured:>10}{target:>10}  {verdict}")
+        print(f"  {what:<{width}}{measured:>10}{target:>15}  {verdict}")
 
 
 def write(rows: Iterable[Row], folder: Path, machine: str) -> None:
@@ -65,6 +68,6 @@ def write(rows: Iterable[Row], folder: Path, machine: str) -> None:
         with path.open("a", encoding="utf-8", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
             if is_new:
-                writer.writerow(["", "measured", "target", ""])
+                writer.writerow(["what", "measured", "target", ""])
             writer.writerow(row.cells())
     (folder / "machine.md").write_text(f"{machine}, {time.strftime('%Y-%m-%d')}\n", encoding="utf-8")
