@@ -148,15 +148,9 @@ class Loss(nn.Module):
         if self.num_classes is not None and classes != self.num_classes:
             raise ValueError(f"logits: got {classes} classes, allowed are {self.num_classes}, as in class_counts")
         if targets.device.type == "cpu" and targets.numel():
-            low, high = targets.min().item(), targets.max().item()
+            low, high = (bound.item() for bound in targets.aminmax())
             if not 0 <= low <= high < classes:
                 raise ValueError(f"targets: got {low} to {high}, allowed are 0 to {classes - 1}")
-
-
-def add_at_targets(scores: Tensor, targets: Tensor, amounts: Tensor | float) -> Tensor:
-    """``scores`` ``[B, C]`` with an amount, one or ``[B]``, added in each row's target column."""
-    amounts = scores.new_ones(len(targets)) * amounts
-    return scores.scatter_add(1, targets[:, None], amounts[:, None])
 
 
 def weights_summing_to_classes(weights: Tensor | Sequence[float]) -> Tensor:

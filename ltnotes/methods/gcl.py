@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ltnotes.counts import check_counts
-from ltnotes.methods.common import Loss, add_at_targets
+from ltnotes.methods.common import Loss
+from ltnotes.methods.likelihood import scaled_cross_entropy
 
 # Thesis Table 5.4: a class's cloud size is how far its value here falls short of the largest class's.
 CLOUDS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -102,11 +102,14 @@ class GCLLoss(Loss):
                 f"noise: got {tuple(noise.shape)}, allowed is the shape of the logits, {tuple(logits.shape)}"
             )
         if noise is None and self.training:
-            noise = torch.randn_like(logits).mul_(self.sigma)
+            noise = torch.empty_like(logits).normal_(std=self.sigma)
         if noise is not None:
-            logits = logits - noise.clamp(-1, 1).abs_().mul_((self.noise_multiplier * self.cloud).to(logits.dtype))
-        logits = add_at_targets(logits, targets, -self.target_margin)
-        costs = F.cross_entropy(self.scale * logits, targets, reduction="none")
+            cloud = (self.noise_multiplier * self.cloud).to(logits.dtype)
+            logits = torch.addcmul(logits, noise.abs().clamp_max_(1), cloud, value=-1)
+        at_target = logits.new_full((len(targets), 1), -self.scale * self.target_margin)
+        costs = scaled_cross_entropy(logits, targets, self.scale, at_target)
+        if self.focal_gamma == 0:
+            return costs
         return costs * (-torch.expm1(-costs.detach())) ** self.focal_gamma
 
 

@@ -11,29 +11,20 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ltnotes.counts import check_counts
 from ltnotes.methods.common import Loss
+from ltnotes.methods.likelihood import scaled_cross_entropy
 
 
 class _ScaledCosines(Loss):
-    """Cross-entropy on ``scale`` times the cosines, of which :meth:`shrink` makes the target's smaller."""
+    """Cross-entropy on ``scale`` times the cosines, the target's less a margin."""
 
     def __init__(self, scale: float):
         super().__init__()
         if not scale > 0:
             raise ValueError(f"scale: got {scale}, allowed is any number above 0")
         self.scale = self.evaluation_scale = scale
-
-    def per_sample(self, logits: Tensor, targets: Tensor, features: Tensor | None) -> Tensor:
-        targets_column = targets[:, None]
-        shrunk = self.shrink(logits.gather(1, targets_column), targets_column)
-        return F.cross_entropy(self.scale * logits.scatter(1, targets_column, shrunk), targets, reduction="none")
-
-    def shrink(self, cosines: Tensor, targets: Tensor) -> Tensor:
-        """The target's cosines ``[B, 1]`` with the margin of their classes ``[B, 1]``."""
-        raise NotImplementedError(f"{type(self).__name__} defines no shrink")
 
 
 class LDAMLoss(_ScaledCosines):
@@ -64,8 +55,9 @@ class LDAMLoss(_ScaledCosines):
         self.num_classes = len(counts)
         self.register_buffer("margin", max_margin * (counts.min() / counts) ** 0.25)
 
-    def shrink(self, cosines: Tensor, targets: Tensor) -> Tensor:
-        return cosines - self.margin.to(cosines.dtype)[targets]
+    def per_sample(self, logits: Tensor, targets: Tensor, features: Tensor | None) -> Tensor:
+        margin = self.margin.take(targets.unsqueeze(1)).to(logits.dtype)
+        return scaled_cross_entropy(logits, targets, self.scale, -self.scale * margin)
 
 
 class CosFaceLoss(_ScaledCosines):
@@ -85,8 +77,9 @@ class CosFaceLoss(_ScaledCosines):
             raise ValueError(f"margin: got {margin}, allowed is 0 and above")
         self.margin = margin
 
-    def shrink(self, cosines: Tensor, targets: Tensor) -> Tensor:
-        return cosines - self.margin
+    def per_sample(self, logits: Tensor, targets: Tensor, features: Tensor | None) -> Tensor:
+        at_target = logits.new_full((len(targets), 1), -self.scale * self.margin)
+        return scaled_cross_entropy(logits, targets, self.scale, at_target)
 
 
 class ArcFaceLoss(_ScaledCosines):
@@ -110,9 +103,17 @@ class ArcFaceLoss(_ScaledCosines):
             raise ValueError(f"margin: got {margin}, allowed is an angle from 0 to pi / 2")
         self.margin = margin
 
-    def shrink(self, cosines: Tensor, targets: Tensor) -> Tensor:
-        # At 1 and -1, and beyond by rounding, the root's derivative is infinite: the floor makes it 0 there.
-        sine = ((1 - cosines) * (1 + cosines)).clamp_min(torch.finfo(cosines.dtype).tiny).sqrt()
-        shifted = cosines * math.cos(self.margin) - sine * math.sin(self.margin)
-        beyond = cosines <= -math.cos(self.margin)
-        return torch.where(beyond, cosines - self.margin * math.sin(self.margin), shifted)
+    def per_sample(self, logits: Tensor, targets: Tensor, features: Tensor | None) -> Tensor:
+        cosines = logits.detach().gather(1, targets.unsqueeze(1))
+        margin, slope = self.margin_of(cosines)
+        return scaled_cross_entropy(logits, targets, self.scale, -self.scale * margin, target_slope=slope)
+
+    def margin_of(self, cosines: Tensor) -> tuple[Tensor, Tensor]:
+        """What is taken off each cosine, and the derivative of what is left by the cosine."""
+        cos, sin = math.cos(self.margin), math.sin(self.margin)
+        square = (1 - cosines) * (1 + cosines)
+        # At 1 and -1, and beyond by rounding, the sine's derivative is infinite: there it counts as 0.
+        inverse_sine = torch.threshold(square, 0.0, math.inf).rsqrt_()
+        within = cosines > -cos
+        margin = torch.where(within, (1 - cos) * cosines + sin * (square * inverse_sine), self.margin * sin)
+        return margin, torch.where(within, cos + sin * (cosines * inverse_sine), 1.0)

@@ -61,7 +61,7 @@ def test_arcface_at_the_edges_is_the_formula(c):
 @pytest.mark.parametrize("margin", [0.1, 0.5, 1.0, 1.57])
 def test_arcface_falls_with_the_angle_also_beyond_pi_less_the_margin(margin):
     theta = torch.linspace(0, math.pi, 1001, dtype=torch.float64)
-    column = ArcFaceLoss(margin).shrink(theta.cos()[:, None], None)[:, 0]
+    column = theta.cos() - ArcFaceLoss(margin).margin_of(theta.cos())[0]
     assert (column.diff() < 0).all()
     within = theta + margin < math.pi - 1e-9
     torch.testing.assert_close(column[within], (theta + margin).cos()[within])
@@ -88,7 +88,11 @@ def test_a_head_of_plain_cosines_learns_from_a_feature_on_its_anchor():
 @each_margin
 def test_the_targets_row_alone_has_the_margin(loss):
     row = [0.3, 0.3, -0.1, 0.3, 0.2]
-    shrunk = loss.shrink(torch.tensor([[0.3]], dtype=torch.float64), torch.tensor([[1]])).item()
-    expected = cross_entropy([30 * (shrunk if j == 1 else c) for j, c in enumerate(row)], 1)
+    margin = {
+        LDAMLoss: 0.5 * 5000**-0.25,
+        CosFaceLoss: 0.35,
+        ArcFaceLoss: 0.3 - math.cos(math.acos(0.3) + 0.5),
+    }[type(loss)]
+    expected = cross_entropy([30 * (c - margin if j == 1 else c) for j, c in enumerate(row)], 1)
     got = loss(torch.tensor([row], dtype=torch.float64), torch.tensor([1])).item()
     assert got == pytest.approx(expected, rel=1e-12)
