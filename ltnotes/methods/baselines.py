@@ -53,11 +53,11 @@ class FocalLoss(Loss):
         self.detach_weight = detach_weight
 
     def per_sample(self, logits: Tensor, targets: Tensor, features: Tensor | None) -> Tensor:
-        log_p = -F.cross_entropy(logits, targets, reduction="none")
-        # 1 - p = -expm1(log p) keeps its digits where p is near 1; the floor keeps the
-        # derivative of the power finite for gamma < 1.
-        weight = (-torch.expm1(log_p)).clamp_min(torch.finfo(logits.dtype).tiny) ** self.gamma
-        return -(weight.detach() if self.detach_weight else weight) * log_p
+        cost = F.cross_entropy(logits, targets, reduction="none")
+        # 1 - p = -expm1(log p) keeps its digits where p is near 1; with the smallest number
+        # added, the derivative of the power is finite for gamma < 1.
+        weight = (torch.finfo(logits.dtype).tiny - torch.expm1(-cost)) ** self.gamma
+        return (weight.detach() if self.detach_weight else weight) * cost
 
 
 class _ClassWeighted(Loss):
@@ -75,7 +75,7 @@ class _ClassWeighted(Loss):
         self.register_buffer("weight", weights_summing_to_classes(weights))
 
     def per_sample(self, logits: Tensor, targets: Tensor, features: Tensor | None, **more: Tensor | None) -> Tensor:
-        weight = self.weight.to(logits.dtype)[targets]
+        weight = self.weight.take(targets).to(logits.dtype)
         if self.divide_by == "weights":
             weight = weight / weight.mean()
         return weight * self.base.per_sample(logits, targets, features, **more)
@@ -234,8 +234,8 @@ class EqualizationLoss(Loss):
             )
         if mask is None:
             mask = torch.rand_like(logits) < (self.probability if self.training else 0)
-        spared = (mask.bool() & self.rare).scatter(1, targets[:, None], False)
-        return F.cross_entropy(logits.masked_fill(spared, -math.inf), targets, reduction="none")
+        spared = (mask.bool() & self.rare).scatter_(1, targets[:, None], False)
+        return F.cross_entropy(logits + torch.where(spared, -math.inf, 0.0), targets, reduction="none")
 
 
 class LogitAdjustedLoss(Loss):
@@ -298,6 +298,8 @@ class LabelAwareSmoothing(Loss):
     """
 
     smoothing: Tensor
+    of_each: Tensor
+    of_target: Tensor
 
     def __init__(self, class_counts: Sequence[int], head: float = 0.3, tail: float = 0.0, shape: str = "concave"):
         super().__init__()
@@ -313,12 +315,14 @@ class LabelAwareSmoothing(Loss):
         # Counted from the largest, so that balanced counts are all at 1.
         size = 1 - (counts.max() - counts) / (counts.max() - counts.min()).clamp_min(1)
         self.register_buffer("smoothing", tail + (head - tail) * SHAPES[shape](size))
+        # As if every class, the target too, had what each of the others has, and the target the rest.
+        self.register_buffer("of_each", self.smoothing / (self.num_classes - 1), persistent=False)
+        self.register_buffer("of_target", 1 - self.smoothing - self.of_each, persistent=False)
 
     def per_sample(self, logits: Tensor, targets: Tensor, features: Tensor | None) -> Tensor:
-        cost = -logits.log_softmax(dim=1)
-        of_target = cost.gather(1, targets[:, None]).squeeze(1)
-        of_others = (cost.sum(dim=1) - of_target) / (self.num_classes - 1)
-        return torch.lerp(of_target, of_others, self.smoothing.to(logits.dtype)[targets])
+        log_p = logits.log_softmax(dim=1)
+        of_each = self.of_each.take(targets).to(logits.dtype) * log_p.sum(dim=1)
+        return F.nll_loss(log_p, targets, self.of_target.to(logits.dtype), reduction="none") - of_each
 
 
 class Mixup(Transform):
