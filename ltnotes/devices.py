@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -53,7 +54,10 @@ def seeded(position: list[int], device: torch.device) -> Iterator[None]:
     """Torch's default generators, seeded by a list of ints inside and put back as they were afterwards."""
     seed = int(np.random.SeedSequence(position).generate_state(1, np.uint64)[0] >> 1)
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
         yield
 
 
@@ -93,6 +97,7 @@ class Lane:
             with torch.cuda.stream(self.stream):
                 yield
         finally:
+            self.cuda_random = self.generator.graphsafe_get_state()
             self.generator.graphsafe_set_state(outside)
 
 
@@ -104,6 +109,7 @@ class Captured:
     new inputs and fresh random numbers, and nothing that Python did: the function may not
     wait for the device, and what changes between calls has to be in tensors that stay
     where they are. There is one graph for each combination of shapes, dtypes and numbers.
+    They share their memory, as one runs after the other and keeps nothing for the next.
     Where recording fails, a warning says so, and the function is called as before.
 
     Args:
@@ -112,16 +118,17 @@ class Captured:
 
     def __init__(self, function: Callable[..., tuple[Tensor, ...]]):
         self.function = function
-        self.recordable = True
+        self.failed: torch.cuda.CUDAGraph | None = None
+        self.pool: Any = None
         self.calls: Counter[tuple] = Counter()
         self.graphs: dict[tuple, tuple[torch.cuda.CUDAGraph, list[Any], tuple[Tensor, ...]]] = {}
 
     def __call__(self, *inputs: Tensor | float) -> tuple[Tensor, ...]:
         key = tuple((x.shape, x.dtype, x.stride()) if isinstance(x, Tensor) else x for x in inputs)
         self.calls[key] += 1
-        if self.recordable and self.calls[key] > EAGER_CALLS and key not in self.graphs:
+        if key not in self.graphs and self.calls[key] > EAGER_CALLS and self.failed is None:
             self._capture(key, inputs)
-        if key not in self.graphs:
+        if key not in self.graphs or self.failed is not None:
             return self.function(*inputs)
         graph, own, outputs = self.graphs[key]
         for mine, given in zip(own, inputs, strict=True):
@@ -132,11 +139,27 @@ class Captured:
 
     def _capture(self, key: tuple, inputs: tuple[Tensor | float, ...]) -> None:
         graph, own = torch.cuda.CUDAGraph(), [x.clone() if isinstance(x, Tensor) else x for x in inputs]
+        self.pool = self.pool or torch.cuda.graph_pool_handle()
         try:
-            with torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
+            with _no_garbage_collection(), torch.cuda.graph(graph, self.pool, torch.cuda.current_stream()):
                 outputs = self.function(*own)
         except RuntimeError as error:
-            self.recordable = False
+            self.failed = graph  # kept, since its end would free what others use
             warnings.warn(f"training without CUDA graphs, which is slower: recording one failed: {error}", stacklevel=2)
+            generator = torch.cuda.default_generators[torch.cuda.current_device()]
+            generator.graphsafe_set_state(generator.clone_state())  # the old state may take itself for one that records
         else:
             self.graphs[key] = graph, own, outputs
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """An older graph that is collected while another is recorded would spoil it."""
+    gc.collect()
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

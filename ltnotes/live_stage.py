@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator
-from contextlib import nullcontext
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -50,8 +50,6 @@ class LiveStage:
         self.frozen = {"all": 0, "head": blocks, "rest": self.transform.block or blocks}[stage.trains]
         self.optimizer = _optimizer(model, self.loss, stage, self.frozen)
         self.best: dict[str, Any] = {}
-        if training.device.type == "cuda":
-            self._capture()
 
     def start(self) -> None:
         """What a stage does once, before its first epoch."""
@@ -133,16 +131,26 @@ class LiveStage:
         self.optimizer.step()
         return loss.detach().float(), logits.argmax(1) == pairs[0][0]
 
-    def _capture(self) -> None:
-        """The step as a CUDA graph; of a transform that can't be captured, at least what comes after it."""
-        if self.stage.transform is None or self.transform.capturable:
-            name = "step"
-        elif type(self.transform).on_feature_map is Transform.on_feature_map:
-            name = "update"
-        else:
-            return
-        if self.loss.capturable:
+    @contextmanager
+    def captured(self) -> Iterator[None]:
+        """Inside, on a GPU, as much of the step as can be is a CUDA graph; afterwards none is left on the device."""
+        name = self.capturable() if self.training.device.type == "cuda" else None
+        if name:
             setattr(self, name, Captured(getattr(self, name)))
+        try:
+            yield
+        finally:
+            if name:
+                self.training.wait()
+                delattr(self, name)
+
+    def capturable(self) -> str | None:
+        """ "step"; "update" for a transform that can't be captured before the network; or None."""
+        if not self.loss.capturable:
+            return None
+        if self.stage.transform is None or self.transform.capturable:
+            return "step"
+        return "update" if type(self.transform).on_feature_map is Transform.on_feature_map else None
 
     def set_mode(self) -> None:
         """Training mode, but for frozen blocks."""

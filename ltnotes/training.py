@@ -94,16 +94,17 @@ class Training:
 
     def steps(self) -> Generator[None, None, None]:
         """The same, as a generator that pauses after every step."""
-        self._wait()  # for what was made on other streams
+        self.wait()  # for what was made on other streams
         saved = self._read_checkpoint()
         for index, stage in enumerate(self.recipe.stages):
             if saved and index < saved["stage"]:
                 self._replace_head(stage, index)  # so that the shapes fit what is loaded
                 continue
             yield from self._run_stage(index, stage, saved if saved and index == saved["stage"] else None)
-        self._wait()
+        self.wait()
 
-    def _wait(self) -> None:
+    def wait(self) -> None:
+        """Until the device has done all that it was told to do."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
@@ -137,8 +138,8 @@ class Training:
             self._restore(saved, live)
             first_epoch = saved["epoch"]
         live.set_mode()
-        # Before the first step, as a captured step remembers where the folded weights lie.
-        with folded(self.model.backbone[: live.frozen]):
+        # Folded once, as a captured step remembers where the folded weights lie.
+        with folded(self.model.backbone[: live.frozen]), live.captured():
             for epoch in range(first_epoch, live.num_epochs):
                 with self._random(index + 1, epoch):
                     record = yield from live.run_epoch(epoch, self._report_from(index))
@@ -217,18 +218,23 @@ def side_by_side(jobs: Iterable[Training]) -> Iterator[Training]:
     """
     waiting = deque((job, job.steps()) for job in jobs)
     diverged = []
-    while waiting:
-        job, steps = waiting.popleft()
-        try:
+    try:
+        while waiting:
+            job, steps = waiting.popleft()
+            try:
+                with job.turn():
+                    done = next(steps, True)  # a step yields None
+            except NonFiniteLossError as error:
+                diverged.append(error)
+                continue
+            if done:
+                yield job
+            else:
+                waiting.append((job, steps))
+    finally:
+        for job, steps in waiting:  # of an error or an interruption: each puts its own random numbers back
             with job.turn():
-                done = next(steps, True)  # a step yields None
-        except NonFiniteLossError as error:
-            diverged.append(error)
-            continue
-        if done:
-            yield job
-        else:
-            waiting.append((job, steps))
+                steps.close()
     if diverged:
         raise diverged[0]
 

@@ -13,6 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from tests.benchmarks.steps import Steps, eager
 from tests.benchmarks.table import Row
 
+GATHERING = ("index_select", "index", "take", "gather")  # read of their source what they write
+
 
 class CountBytes(TorchDispatchMode):
     """Adds up what operations move if each reads its inputs and writes its results once."""
@@ -22,7 +24,9 @@ class CountBytes(TorchDispatchMode):
     def __torch_dispatch__(self, function, types, arguments=(), options=None):
         result = function(*arguments, **(options or {}))
         if not function.is_view:
-            tensors = [leaf for leaf in tree_leaves((arguments, options, result)) if isinstance(leaf, Tensor)]
+            gathering = function.overloadpacket.__name__ in GATHERING
+            read = (result, *arguments[1:]) if gathering else arguments
+            tensors = [leaf for leaf in tree_leaves((read, options, result)) if isinstance(leaf, Tensor)]
             self.total += sum(tensor.numel() * tensor.element_size() for tensor in tensors)
         return result
 

@@ -111,6 +111,7 @@ def memory() -> float:
 def memory_of(images: int = 2_000, classes: int = 10, batch: int = 64) -> float:
     """Peak resident GiB that a few training steps with KPS add to what was resident before."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    images = max(images, classes)
     labels = torch.arange(images) % classes
     split = data.Split(torch.randint(256, (images, 32, 32, 3), dtype=torch.uint8), labels)
     names = tuple(map(str, range(classes)))

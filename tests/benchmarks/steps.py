@@ -6,7 +6,7 @@ import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from unittest import mock
 
@@ -36,18 +36,25 @@ class Steps:
         recipe = recipes.get(name, source.name, source.imbalance, **changes)
         self.job = Training(replace(recipe, stages=recipe.stages[stage:][:1]), source, seed)
         self.job._replace_head(recipe.stages[stage], 0)
+        self.job.wait()
         with self.job.turn():
             self.live = LiveStage(self.job, recipe.stages[stage])
             self.live.start()
             self.live.set_mode()
             self.live._tell_time(self.live.num_steps // 2)
             self.live.transform.start_epoch()
-            self.folding = folded(self.job.model.backbone[: self.live.frozen])
-            self.folding.__enter__()  # for as long as this is timed
+            self.inside = ExitStack()  # as in a training, for as long as this is timed
+            self.inside.enter_context(folded(self.job.model.backbone[: self.live.frozen]))
+            self.inside.enter_context(self.live.captured())
             probabilities = self.live.stage.balancer.build(counts=source.counts, t=0.5)
             size = self.live.stage.batch_size
             epoch = draw_images(probabilities, source.train.labels).split(size)
             self.batches = itertools.cycle(batch for batch in epoch if len(batch) == size or len(epoch) == 1)
+
+    def close(self) -> None:
+        """Give back what the steps hold of the device."""
+        with self.job.turn():
+            self.inside.close()
 
     def __call__(self) -> None:
         with self.job.turn():
