@@ -145,7 +145,7 @@ class LiveStage:
                 delattr(self, name)
 
     def capturable(self) -> str | None:
-        """ "step"; "update" for a transform that can't be captured before the network; or None."""
+        """What a graph can hold: the whole "step", its "update" of a transform that prevents more, or nothing."""
         if not self.loss.capturable:
             return None
         if self.stage.transform is None or self.transform.capturable:
