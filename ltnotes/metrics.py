@@ -34,7 +34,8 @@ def summarize(probabilities: np.ndarray, labels: np.ndarray, counts: Sequence[in
         than ``MOST_CONFUSION_CLASSES``.
     """
     predictions, classes = probabilities.argmax(1), range(len(counts))
-    recalls = per_class_accuracy(labels, predictions, len(counts))
+    hits, totals = (np.bincount(ids, minlength=len(counts)) for ids in (labels[predictions == labels], labels))
+    recalls = _share(hits, totals)
     confusion = None
     if len(counts) <= MOST_CONFUSION_CLASSES:
         confusion = confusion_matrix(labels, predictions, labels=classes).tolist()
@@ -50,11 +51,13 @@ def summarize(probabilities: np.ndarray, labels: np.ndarray, counts: Sequence[in
     }
 
 
-def per_class_accuracy(labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> np.ndarray:
-    """Recall of each class, ``[C]``, from class ids ``[N]``; NaN for a class without test images."""
-    totals = np.bincount(labels, minlength=num_classes)
-    hits = np.bincount(labels[predictions == labels], minlength=num_classes)
-    return np.divide(hits, totals, out=np.full(num_classes, np.nan), where=totals > 0)
+def per_class_accuracy(confusion: np.ndarray) -> np.ndarray:
+    """Recall of each class, ``[C]``, from a confusion matrix whose rows are true classes; NaN without test images."""
+    return _share(np.diag(confusion), confusion.sum(1))
+
+
+def _share(hits: np.ndarray, totals: np.ndarray) -> np.ndarray:
+    return np.divide(hits, totals, out=np.full(len(totals), np.nan), where=totals > 0)
 
 
 def group_accuracy(recalls: Sequence[float], counts: Sequence[int]) -> dict[str, float | None]:

@@ -94,6 +94,8 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="folder for the table as CSV files, as the book shows it")
     parser.add_argument("--commands", action="store_true", help="time make book and make test, too: 15 minutes more")
     options = parser.parse_args()
+    precision = str(autocast_dtype(torch.device("cpu")) or torch.float32).removeprefix("torch.")
+    machine = f"{torch.get_num_threads()} threads of {cpu()}, trained in {precision}, torch {torch.__version__}"
     rows = []
     with tempfile.TemporaryDirectory() as root:
         if data_prep(["cifar10", "--source", str(CIFAR_FOLDER / "cifar10.zip"), "--out", root]):
@@ -103,13 +105,10 @@ def main() -> int:
             for row in source:
                 rows.append(row)
                 print(f"{row.group}: {row.what}: {row.measured:.3g}", flush=True)
-    rows.sort(key=lambda row: row.group)
-    show(rows)
-    precision = str(autocast_dtype(torch.device("cpu")) or torch.float32).removeprefix("torch.")
-    machine = f"{torch.get_num_threads()} threads of {cpu()}, trained in {precision}, torch {torch.__version__}"
+            if options.out:  # what is measured is kept, whatever becomes of the rest
+                write(sorted(rows, key=lambda row: row.group), options.out, machine)
+    show(sorted(rows, key=lambda row: row.group))
     print(f"\n{machine}")
-    if options.out:
-        write(rows, options.out, machine)
     return 0
 
 
