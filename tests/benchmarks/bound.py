@@ -61,3 +61,4 @@ def bound(group: str, steps: Steps, seconds: Callable[[Callable[[], object]], fl
     yield Row(group, "a step takes, milliseconds", 1e3 * taken)
     yield Row(group, "share of the arithmetic bound", arithmetic / taken)
     yield Row(group, "share of the bandwidth bound", memory / taken)
+    yield Row(group, "share of both, one after the other", (arithmetic + memory) / taken)
