@@ -68,11 +68,16 @@ def wholes(root: Path, steps: int, rounds: int) -> Iterator[Row]:
         yield Row("growth", f"training step, {what} ({small:,}, {large:,}), exponent of memory", slope, "<=", 1.1)
 
 
-def commands() -> Iterator[Row]:
-    """What a reader and a developer wait for, in an installed checkout."""
-    for target in ("book", "test"):
+def commands(root: Path) -> Iterator[Row]:
+    """What a reader and a developer wait for, in an installed checkout that has executed no chapter yet."""
+    outer = ("MAKEFLAGS", "MAKELEVEL", "OMP_WAIT_POLICY")
+    environment = {name: value for name, value in os.environ.items() if name not in outer}
+    environment["LTNOTES_HOME"] = str(root)
+    for target, settings in {"book": [f"CHAPTERS={root / 'chapters'}", f"HTML={root / 'html'}"], "test": []}.items():
         began = time.perf_counter()
-        subprocess.run(["make", target], cwd=REPOSITORY, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            ["make", target, *settings], cwd=REPOSITORY, env=environment, check=True, stdout=subprocess.DEVNULL
+        )
         yield Row("waiting", f"make {target}, seconds", time.perf_counter() - began)
 
 
@@ -101,7 +106,7 @@ def main() -> int:
         if data_prep(["cifar10", "--source", str(CIFAR_FOLDER / "cifar10.zip"), "--out", root]):
             return 2
         sources = [wholes(Path(root), options.steps, options.rounds), parts(Path(root))]
-        for source in sources + [commands()] * options.commands:
+        for source in sources + [commands(Path(root))] * options.commands:
             for row in source:
                 rows.append(row)
                 print(f"{row.group}: {row.what}: {row.measured:.3g}", flush=True)

@@ -62,12 +62,14 @@ def write(rows: Iterable[Row], folder: Path, machine: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.csv"):
         old.unlink()
+    groups: dict[str, list[Row]] = {}
     for row in rows:
-        path = folder / f"{row.group.replace(' ', '-')}.csv"
-        is_new = not path.exists()
-        with path.open("a", encoding="utf-8", newline="") as file:
+        groups.setdefault(row.group, []).append(row)
+    for group, members in groups.items():
+        columns = 4 if any(row.target is not None for row in members) else 2
+        with (folder / f"{group.replace(' ', '-')}.csv").open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
-            if is_new:
-                writer.writerow(["what", "measured", "target", ""])
-            writer.writerow(row.cells())
+            writer.writerows(
+                cells[:columns] for cells in (["what", "measured", "target", ""], *(r.cells() for r in members))
+            )
     (folder / "machine.md").write_text(f"{machine}, {time.strftime('%Y-%m-%d')}\n", encoding="utf-8")
