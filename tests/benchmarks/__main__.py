@@ -72,6 +72,7 @@ def commands(root: Path) -> Iterator[Row]:
     """What a reader and a developer wait for, in an installed checkout that has executed no chapter yet."""
     outer = ("MAKEFLAGS", "MAKELEVEL", "OMP_WAIT_POLICY")
     environment = {name: value for name, value in os.environ.items() if name not in outer}
+    (root / "book").symlink_to(REPOSITORY / "book")  # a home of its own has no finished runs
     environment["LTNOTES_HOME"] = str(root)
     for target, settings in {"book": [f"CHAPTERS={root / 'chapters'}", f"HTML={root / 'html'}"], "test": []}.items():
         began = time.perf_counter()
