@@ -83,7 +83,7 @@ class Lane:
         outside = torch.get_rng_state()
         torch.set_rng_state(self.random)
         try:
-            with self._cuda_turn() if self.stream else nullcontext():
+            with nullcontext() if self.stream is None else self._cuda_turn():
                 yield
         finally:
             self.random = torch.get_rng_state()

@@ -143,6 +143,7 @@ class LiveStage:
             if name:
                 self.training.wait()
                 delattr(self, name)
+                self.optimizer.zero_grad(set_to_none=True)  # gradients lie in the graph's memory
 
     def capturable(self) -> str | None:
         """What a graph can hold: the whole "step", its "update" of a transform that prevents more, or nothing."""
