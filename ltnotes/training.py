@@ -89,8 +89,7 @@ class Training:
 
     def run(self) -> None:
         """Train every stage to its end, from the checkpoint if there is one."""
-        for _ in side_by_side([self]):
-            pass
+        list(side_by_side([self]))
 
     def steps(self) -> Generator[None, None, None]:
         """The same, as a generator that pauses after every step."""
