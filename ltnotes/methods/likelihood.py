@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
-# exp(-87) is the smallest normal float32; a CPU takes up to 40 times longer for what is below.
-LEAST_LOG = -70.0
+# A CPU takes up to 40 times longer for numbers below the smallest normal one. Probabilities stay
+# so far above it that their products with a gradient do, too: from exp(-70) on in float32.
+LEAST_LOG = {dtype: math.log(torch.finfo(dtype).tiny) + 17 for dtype in (torch.float32, torch.float64)}
 
 
 def scaled_cross_entropy(
@@ -23,7 +25,7 @@ def scaled_cross_entropy(
 
     What cross-entropy on such ``z`` gives, in fewer passes over ``[B, C]``. Only the scores
     get a gradient, and one that cannot be differentiated again. A probability below
-    ``exp(-70)`` times the largest counts as that, but for the loss of its own class.
+    ``exp(LEAST_LOG)`` times the largest counts as that, but for the loss of its own class.
 
     Args:
         scores: ``x``, ``[B, C]``.
@@ -67,7 +69,7 @@ class _ScaledCrossEntropy(torch.autograd.Function):
             z.scatter_add_(1, column, at_target)
         z -= z.amax(dim=1, keepdim=True)
         of_target = z.gather(1, column)
-        p = z.clamp_min_(LEAST_LOG).exp_()
+        p = z.clamp_min_(LEAST_LOG[z.dtype]).exp_()
         total = p.sum(dim=1, keepdim=True)
         ctx.save_for_backward(p, total, column, radius, target_slope)
         ctx.scale = scale
