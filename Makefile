@@ -124,8 +124,6 @@ bench: $(STAMP)
 
 ## bench-gpu: the same on a GPU, in under ten minutes
 bench-gpu: $(STAMP)
-	@test -d data/cifar10-lt-imbalance100-seed0 \
-	  || { echo "prepare the data first: $(BIN)/python -m data_prep cifar10 --imbalance 100" >&2; exit 2; }
 	$(BIN)/python -m tests.benchmarks.gpu --out book/speed/gpu
 
 ## setup: create .venv and install, which the other targets do by themselves
