@@ -79,7 +79,7 @@ def full_fp32() -> Iterator[None]:
 
 
 def variants(bench: Bench) -> Iterator[Row]:
-    """One step written five ways, and several seeds side by side."""
+    """The same step eagerly, in several precisions and layouts, and with a compiled backbone."""
     bf16 = devices.autocast_dtype(bench.device)
     eager_ones = {
         "eager, fp32": (None, torch.contiguous_format, full_fp32),
