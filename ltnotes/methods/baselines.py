@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from ltnotes.counts import check_counts
 from ltnotes.methods.balancers import inverse_effective_number
-from ltnotes.methods.common import Labels, Loss, Part, Transform, weights_summing_to_classes
+from ltnotes.methods.common import Labels, Loss, Part, Transform, is_target, weights_summing_to_classes
 from ltnotes.methods.margins import ArcFaceLoss, CosFaceLoss, LDAMLoss  # noqa: F401
 from ltnotes.methods.retraining import (  # noqa: F401
     LWSClassifier,
@@ -233,9 +233,9 @@ class EqualizationLoss(Loss):
                 f"mask: got {tuple(mask.shape)}, allowed is the shape of the logits, {tuple(logits.shape)}"
             )
         if mask is None:
-            mask = torch.rand_like(logits) < (self.probability if self.training else 0)
-        spared = (mask.bool() & self.rare).scatter_(1, targets[:, None], False)
-        return F.cross_entropy(logits + torch.where(spared, -math.inf, 0.0), targets, reduction="none")
+            mask = torch.rand_like(logits) < self.probability if self.training else torch.zeros_like(logits)
+        spared = mask.bool() & self.rare & ~is_target(logits, targets).bool()
+        return F.cross_entropy(logits.masked_fill(spared, -math.inf), targets, reduction="none")
 
 
 class LogitAdjustedLoss(Loss):

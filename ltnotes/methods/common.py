@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -147,10 +148,27 @@ class Loss(nn.Module):
         classes = logits.shape[1]
         if self.num_classes is not None and classes != self.num_classes:
             raise ValueError(f"logits: got {classes} classes, allowed are {self.num_classes}, as in class_counts")
-        if targets.device.type == "cpu" and targets.numel():
+        if targets.device.type == "cpu" and targets.numel() and not torch.compiler.is_compiling():
             low, high = (bound.item() for bound in targets.aminmax())
             if not 0 <= low <= high < classes:
                 raise ValueError(f"targets: got {low} to {high}, allowed are 0 to {classes - 1}")
+
+
+def is_target(scores: Tensor, targets: Tensor) -> Tensor:
+    """``[j = y]`` of an equation: 1 at the target's score and 0 at the others, ``[B, C]`` like ``scores``."""
+    return (targets[:, None] == torch.arange(scores.shape[1], device=scores.device)).to(scores.dtype)
+
+
+def angle(cosines: Tensor) -> Tensor:
+    """``theta``, in radians, of a cosine.
+
+    At 1 and -1, and beyond by rounding, the derivative of the angle is infinite. There
+    the angle counts as constant.
+    """
+    inside = cosines.abs() < 1
+    # The inner choice keeps infinity out of the derivative: times the outer one's 0 it would be NaN.
+    theta = torch.where(inside, cosines, 0.0).acos()
+    return torch.where(inside, theta, math.pi * (cosines < 0))
 
 
 def weights_summing_to_classes(weights: Tensor | Sequence[float]) -> Tensor:

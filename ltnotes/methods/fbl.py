@@ -87,6 +87,6 @@ class FeatureBalancedLoss(Loss):
         if features is None or features.ndim != 2 or len(features) != len(logits):
             got = None if features is None else tuple(features.shape)
             raise ValueError(f"features: got {got}, allowed is a tensor [B, D] for logits {tuple(logits.shape)}")
-        norm = torch.linalg.vector_norm(features.to(logits.dtype), dim=1).clamp_min(torch.finfo(logits.dtype).eps)
+        norm = features.to(logits.dtype).norm(dim=1, keepdim=True).clamp_min(torch.finfo(logits.dtype).eps)
         cost = (self.alpha * self.stimulus).to(logits.dtype)
-        return F.cross_entropy(torch.addr(logits, 1 / norm, cost, alpha=-1), targets, reduction="none")
+        return F.cross_entropy(logits - cost / norm, targets, reduction="none")

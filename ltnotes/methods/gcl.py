@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ltnotes.counts import check_counts
-from ltnotes.methods.common import Loss
-from ltnotes.methods.likelihood import scaled_cross_entropy
+from ltnotes.methods.common import Loss, is_target
 
 # Thesis Table 5.4: a class's cloud size is how far its value here falls short of the largest class's.
 CLOUDS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -101,16 +101,14 @@ class GCLLoss(Loss):
             raise ValueError(
                 f"noise: got {tuple(noise.shape)}, allowed is the shape of the logits, {tuple(logits.shape)}"
             )
-        if noise is None and self.training:
-            noise = torch.empty_like(logits).normal_(std=self.sigma)
-        if noise is not None:
-            cloud = (self.noise_multiplier * self.cloud).to(logits.dtype)
-            logits = torch.addcmul(logits, noise.abs().clamp_max_(1), cloud, value=-1)
-        at_target = logits.new_full((len(targets), 1), -self.scale * self.target_margin)
-        costs = scaled_cross_entropy(logits, targets, self.scale, at_target)
+        if noise is None:
+            noise = self.sigma * torch.randn_like(logits) if self.training else torch.zeros_like(logits)
+        cloud = self.noise_multiplier * self.cloud.to(logits.dtype) * noise.abs().clamp(max=1)
+        clouded = logits - cloud - self.target_margin * is_target(logits, targets)
+        cost = F.cross_entropy(self.scale * clouded, targets, reduction="none")
         if self.focal_gamma == 0:
-            return costs
-        return costs * (-torch.expm1(-costs.detach())) ** self.focal_gamma
+            return cost
+        return cost * (-torch.expm1(-cost.detach())) ** self.focal_gamma
 
 
 def cben(counts: Sequence[int], a: float = 0.999, b: float = 0.0009, per: str = "sample") -> Tensor:

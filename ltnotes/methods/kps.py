@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ltnotes.counts import check_counts
-from ltnotes.methods.common import Loss
-from ltnotes.methods.likelihood import check_first_derivative, scaled_cross_entropy
+from ltnotes.methods.common import Loss, angle, is_target
 
 
-def angle_penalty(cosines: Tensor, radius: Tensor, margin: Tensor, targets: Tensor) -> Tensor:
+def angle_penalty(cosines: Tensor, radius: Tensor, margin: Tensor) -> Tensor:
     """``cos(r_j theta_j + m_y [j = y])`` (thesis Eq. 3.20 with plain cosines outside), ``[B, C]``.
 
     Beyond pi the cosine would rise again, and the loss would reward a wider angle. There
@@ -24,32 +22,13 @@ def angle_penalty(cosines: Tensor, radius: Tensor, margin: Tensor, targets: Tens
     At cosines of 1 and -1, where the angle's derivative is infinite, the gradient vanishes.
 
     Args:
-        cosines: ``[B, C]``, which alone get a gradient, and one that cannot be differentiated again.
+        cosines: ``[B, C]``.
         radius: ``[C]``.
-        margin: ``[B, 1]``, of each target's class, in radians.
-        targets: ``[B]``.
+        margin: ``[B, C]``, in radians, 0 but for the target.
     """
-    return _AnglePenalty.apply(cosines, radius, margin, targets)
-
-
-class _AnglePenalty(torch.autograd.Function):
-    """Its derivative is worked out with the value: of 20 steps over ``[B, C]``, autograd would keep the most."""
-
-    @staticmethod
-    def forward(ctx: Any, cosines: Tensor, radius: Tensor, margin: Tensor, targets: Tensor) -> Tensor:
-        theta = cosines.clamp(-1, 1).acos_()
-        sine = F.threshold_(theta.sin(), torch.finfo(theta.dtype).eps, math.inf)  # at the anchors no slope is left
-        phi = theta.mul_(radius).scatter_add_(1, targets.unsqueeze(1), margin)
-        half_turns = (phi / math.pi).floor_()
-        phi.sub_(half_turns, alpha=math.pi)
-        ctx.save_for_backward(phi.sin().mul_(radius).div_(sine))
-        return phi.cos_().sub_(half_turns, alpha=2)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        check_first_derivative()
-        (slope,) = ctx.saved_tensors
-        return grad * slope, None, None, None
+    phi = radius * angle(cosines) + margin
+    k = (phi / math.pi).floor()
+    return (1 - 2 * (k % 2)) * phi.cos() - 2 * k
 
 
 PENALTIES = ("cosine", "angle")
@@ -155,9 +134,12 @@ class KPSLoss(Loss):
         self.scale_in_force.copy_(self.scale if adjusting else torch.full_like(self.scale, self.base_scale))
 
     def per_sample(self, logits: Tensor, targets: Tensor, features: Tensor | None) -> Tensor:
-        column = targets.unsqueeze(1)
-        margin, scale = (buffer.take(column).to(logits.dtype) for buffer in (self.margin, self.scale_in_force))
-        radius = self.radius.to(logits.dtype)
+        radius, margin, scale = (
+            buffer.to(logits.dtype) for buffer in (self.radius, self.margin, self.scale_in_force)
+        )
+        margin = margin * is_target(logits, targets)
         if self.penalty == "angle":
-            return scaled_cross_entropy(angle_penalty(logits, radius, margin, targets), targets, scale)
-        return scaled_cross_entropy(logits, targets, scale, at_target=-scale * margin, radius=radius)
+            modified = angle_penalty(logits, radius, margin)
+        else:
+            modified = radius * logits - margin
+        return F.cross_entropy(scale[targets, None] * modified, targets, reduction="none")

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ltnotes.counts import check_counts
-from ltnotes.methods.common import Loss
-from ltnotes.methods.likelihood import scaled_cross_entropy
+from ltnotes.methods.common import Loss, angle, is_target
 
 
 class _ScaledCosines(Loss):
@@ -56,8 +56,8 @@ class LDAMLoss(_ScaledCosines):
         self.register_buffer("margin", max_margin * (counts.min() / counts) ** 0.25)
 
     def per_sample(self, logits: Tensor, targets: Tensor, features: Tensor | None) -> Tensor:
-        margin = self.margin.take(targets.unsqueeze(1)).to(logits.dtype)
-        return scaled_cross_entropy(logits, targets, self.scale, -self.scale * margin)
+        margin = self.margin.to(logits.dtype) * is_target(logits, targets)
+        return F.cross_entropy(self.scale * (logits - margin), targets, reduction="none")
 
 
 class CosFaceLoss(_ScaledCosines):
@@ -78,8 +78,8 @@ class CosFaceLoss(_ScaledCosines):
         self.margin = margin
 
     def per_sample(self, logits: Tensor, targets: Tensor, features: Tensor | None) -> Tensor:
-        at_target = logits.new_full((len(targets), 1), -self.scale * self.margin)
-        return scaled_cross_entropy(logits, targets, self.scale, at_target)
+        margin = self.margin * is_target(logits, targets)
+        return F.cross_entropy(self.scale * (logits - margin), targets, reduction="none")
 
 
 class ArcFaceLoss(_ScaledCosines):
@@ -104,16 +104,11 @@ class ArcFaceLoss(_ScaledCosines):
         self.margin = margin
 
     def per_sample(self, logits: Tensor, targets: Tensor, features: Tensor | None) -> Tensor:
-        cosines = logits.detach().gather(1, targets.unsqueeze(1))
-        margin, slope = self.margin_of(cosines)
-        return scaled_cross_entropy(logits, targets, self.scale, -self.scale * margin, target_slope=slope)
+        with_margin = torch.where(is_target(logits, targets).bool(), self.penalized(logits), logits)
+        return F.cross_entropy(self.scale * with_margin, targets, reduction="none")
 
-    def margin_of(self, cosines: Tensor) -> tuple[Tensor, Tensor]:
-        """What is taken off each cosine, and the derivative of what is left by the cosine."""
-        cos, sin = math.cos(self.margin), math.sin(self.margin)
-        square = (1 - cosines) * (1 + cosines)
-        # At 1 and -1, and beyond by rounding, the sine's derivative is infinite: there it counts as 0.
-        inverse_sine = torch.threshold(square, 0.0, math.inf).rsqrt_()
-        within = cosines > -cos
-        margin = torch.where(within, (1 - cos) * cosines + sin * (square * inverse_sine), self.margin * sin)
-        return margin, torch.where(within, cos + sin * (cosines * inverse_sine), 1.0)
+    def penalized(self, cosines: Tensor) -> Tensor:
+        """What the loss makes of the target's cosine, whatever the shape."""
+        theta, m = angle(cosines), self.margin
+        wider = cosines * math.cos(m) - theta.sin() * math.sin(m)  # cos(theta + m)
+        return torch.where(theta + m < math.pi, wider, cosines - m * math.sin(m))

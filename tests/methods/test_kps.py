@@ -103,8 +103,8 @@ def test_balanced_counts_on_the_angle_are_arcface():
 
 def test_the_angle_s_penalty_falls_without_a_jump_far_beyond_pi():
     theta = torch.linspace(0, math.pi, 10_001, dtype=torch.float64)[:, None]
-    radius, targets = torch.tensor([2.7], dtype=torch.float64), torch.zeros(len(theta), dtype=torch.int64)
-    values = angle_penalty(theta.cos(), radius, torch.full_like(theta, 0.5), targets)
+    radius = torch.tensor([2.7], dtype=torch.float64)
+    values = angle_penalty(theta.cos(), radius, torch.full_like(theta, 0.5))
     steps = values.diff(dim=0)
     assert (steps < 0).all() and steps.min() > -2.7 * 1.001 * math.pi / 10_000
     assert values[-1] == pytest.approx(falling_cosine(2.7 * math.pi + 0.5))

@@ -61,7 +61,7 @@ def test_arcface_at_the_edges_is_the_formula(c):
 @pytest.mark.parametrize("margin", [0.1, 0.5, 1.0, 1.57])
 def test_arcface_falls_with_the_angle_also_beyond_pi_less_the_margin(margin):
     theta = torch.linspace(0, math.pi, 1001, dtype=torch.float64)
-    column = theta.cos() - ArcFaceLoss(margin).margin_of(theta.cos())[0]
+    column = ArcFaceLoss(margin).penalized(theta.cos())
     assert (column.diff() < 0).all()
     within = theta + margin < math.pi - 1e-9
     torch.testing.assert_close(column[within], (theta + margin).cos()[within])
