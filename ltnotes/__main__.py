@@ -35,6 +35,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add_setting(run, scale="lite")
     run.add_argument("--seed", type=int, nargs="+", default=[0])
     run.add_argument("--device", help="cpu, cuda or cuda:N (default: a GPU if there is one)")
+    run.add_argument("--precision", help="float32 or bfloat16 (default: what the hardware multiplies)")
     run.add_argument("--together", type=int, help="seeds trained side by side (default: 4 on a GPU, 1 on a CPU)")
     run.add_argument("--out", default="runs", help="the cache (default: %(default)s)")
 
@@ -79,11 +80,13 @@ def run_recipe(options: argparse.Namespace) -> None:
     from ltnotes import runs
 
     recipe = chosen_recipe(options.recipe, options)
-    chosen = {"out_dir": options.out, "device": options.device, "together": options.together}
-    for run in runs.as_finished(recipe, options.seed, **chosen):
+    chosen = {name: getattr(options, name) for name in ("device", "precision", "together")}
+    for run in runs.as_finished(recipe, options.seed, options.out, **chosen):
         groups = ", ".join(f"{name} {value:.1%}" for name, value in run.metrics["groups"].items() if value is not None)
         print(f"{recipe.name}, seed {run.seed}: balanced accuracy {run.metrics['balanced_accuracy']:.2%} ({groups})")
-        print(f"  trained in {run.seconds:.0f} s on {run.record['environment']['device']}; {run.checkpoint.parent}")
+        made_on = run.record["environment"]
+        where = f"on {made_on['device']}, in {made_on['precision']}"
+        print(f"  trained in {run.seconds:.0f} s {where}; {run.checkpoint.parent}")
 
 
 def read_change(text: str) -> tuple[str, Any]:

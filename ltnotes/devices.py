@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -13,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+VARIABLE = "LTNOTES_PRECISION"
+PRECISIONS = {"float32": "float32", "fp32": "float32", "bfloat16": "bfloat16", "bf16": "bfloat16"}
 EAGER_CALLS = 3  # of each kind of input before it is captured: libraries initialise themselves on the way
 
 
@@ -35,18 +38,37 @@ def choose_device(device: str | torch.device | None) -> torch.device:
     return chosen
 
 
-def autocast_dtype(device: torch.device) -> torch.dtype | None:
-    """bfloat16 where the hardware multiplies it natively, else None: emulated, it is two to three times slower."""
+def choose_precision(asked: str | None, device: torch.device) -> str:
+    """The precision that networks train in: "float32" or "bfloat16".
+
+    The one asked for; without a wish that of the environment variable ``LTNOTES_PRECISION``;
+    without one, bfloat16 where the hardware multiplies it. Emulated, it is two to three times
+    slower than float32. Only training follows it: evaluation is always in float32.
+
+    Raises:
+        ValueError: a name that is not in ``PRECISIONS``.
+    """
+    source, name = ("precision", asked) if asked is not None else (VARIABLE, os.environ.get(VARIABLE) or None)
+    if name is None:
+        return "bfloat16" if multiplies_bfloat16(device) else "float32"
+    if name not in PRECISIONS:
+        raise ValueError(f"{source}: got {name!r}, allowed are {', '.join(PRECISIONS)}")
+    return PRECISIONS[name]
+
+
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether the hardware itself multiplies bfloat16."""
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else None
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return torch.bfloat16 if capabilities.get("amx_bf16") or capabilities.get("avx512_bf16") else None
+    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
 
 
-def precision(device: torch.device, dtype: torch.dtype | None) -> Any:
-    """Autocast to ``dtype``, or nothing."""
+def autocast(device: torch.device, precision: str) -> Any:
+    """Inside, a network computes in this precision, as :func:`choose_precision` names it."""
     # Without the cache, a forward pass without gradients leaves no detached copies of the weights behind.
-    return torch.autocast(device.type, dtype, cache_enabled=False) if dtype else nullcontext()
+    half = precision == "bfloat16"
+    return torch.autocast(device.type, torch.bfloat16, enabled=half, cache_enabled=False)
 
 
 @contextmanager

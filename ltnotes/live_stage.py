@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ltnotes.batches import draw_images
-from ltnotes.devices import Captured, precision
+from ltnotes.devices import Captured, autocast
 from ltnotes.inference import extract_features, predict
 from ltnotes.methods.common import Transform
 
@@ -43,7 +43,7 @@ class LiveStage:
             "data": data,
             "class_counts": data.counts,
             "augment": training.augment,
-            "predict": lambda split: predict(model, split, data, training.dtype, self.loss.evaluation_scale),
+            "predict": lambda split: predict(model, split, data, self.loss.evaluation_scale),
         }
         self.transform: Transform = stage.transform.build(**supply) if stage.transform else Transform()
         blocks = len(model.backbone)
@@ -55,9 +55,7 @@ class LiveStage:
         """What a stage does once, before its first epoch."""
         training, train = self.training, self.training.data.train
         if hasattr(training.model.head, "fit"):
-            training.model.head.fit(
-                extract_features(training.model, train, training.data, training.dtype), train.labels
-            )
+            training.model.head.fit(extract_features(training.model, train, training.data), train.labels)
         self.transform.start_stage()
 
     def restore_optimizer(self, saved: dict[str, Any]) -> None:
@@ -111,7 +109,7 @@ class LiveStage:
         training = self.training
         indices = self.transform.on_indices(indices)
         labels = [(training.data.train.labels[indices], 1.0)]
-        with precision(training.device, training.dtype):
+        with autocast(training.device, training.precision):
             images, labels = self.transform.on_images(training.augment(indices), labels)
         return [images, *(each for pair in labels for each in pair)]
 
@@ -119,7 +117,7 @@ class LiveStage:
         """Forward, backward and one step of the optimiser."""
         training, model, block = self.training, self.training.model, self.transform.block
         pairs = list(zip(labels[::2], labels[1::2], strict=True))
-        with precision(training.device, training.dtype):
+        with autocast(training.device, training.precision):
             with torch.no_grad() if self.stage.trains != "all" else nullcontext():
                 maps, pairs = self.transform.on_feature_map(model.feature_map(images, block), pairs)
             with torch.no_grad() if self.stage.trains == "head" else nullcontext():

@@ -140,6 +140,11 @@ def duration(seconds: float) -> str:
 
 
 def write_text(text: str, path: Path) -> None:
+    """Write a file whole or not at all, see :func:`write_bytes`."""
+    write_bytes(text.encode(), path)
+
+
+def write_bytes(content: bytes, path: Path) -> None:
     """Write a file whole or not at all, with the permissions that the user's other files have.
 
     Raises:
@@ -147,7 +152,7 @@ def write_text(text: str, path: Path) -> None:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(content)
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)

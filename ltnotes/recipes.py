@@ -112,9 +112,13 @@ def _small(recipe: Recipe, stages: list[Stage]) -> Recipe:
     return replace(recipe, backbone="resnet8", projection=None, pretrained=False, stages=tuple(stages))
 
 
+# A stage is shortened by what the stages of the whole network add up to, so that a recipe
+# that re-trains a classifier begins with the very training that it has without that.
+
+
 def _lite(recipe: Recipe) -> Recipe:
-    """A small network, small batches, and LITE_EPOCHS in all, shared between the stages as at full scale."""
-    total = sum(stage.epochs or 0 for stage in recipe.stages)
+    """A small network, small batches, and LITE_EPOCHS of training of the whole network."""
+    total = sum(stage.epochs or 0 for stage in recipe.stages if stage.trains == "all")
     share = LITE_EPOCHS / (total or FULL_EPOCHS)
 
     def shorten(stage: Stage) -> Stage:
@@ -126,11 +130,12 @@ def _lite(recipe: Recipe) -> Recipe:
 
 
 def _tiny(recipe: Recipe) -> Recipe:
-    """A few small batches in all, as many of each stage that trains."""
-    share = TINY_STEPS // sum(stage.steps != 0 for stage in recipe.stages)
+    """A few small batches, shared between the stages of the whole network, and half as many for any other."""
+    whole = sum(stage.trains == "all" and stage.steps != 0 for stage in recipe.stages)
 
     def shorten(stage: Stage) -> Stage:
-        return replace(stage, epochs=None, steps=0 if stage.steps == 0 else share, batch_size=TINY_BATCH)
+        steps = TINY_STEPS // (whole if stage.trains == "all" else 2)
+        return replace(stage, epochs=None, steps=0 if stage.steps == 0 else steps, batch_size=TINY_BATCH)
 
     return _small(recipe, [shorten(stage) for stage in recipe.stages])
 

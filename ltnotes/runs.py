@@ -1,38 +1,44 @@
 """Finished trainings on disk: run a recipe, or read it from the cache.
 
-A run lies in ``<out_dir>/<recipe>-<dataset>-s<seed>-<key>/code-<hash>/``. The key hashes
-recipe, data and seed; the code hash covers the modules that the run depends on, so that
-a run made by other code is never taken for one of this code's.
+A run lies in ``<out_dir>/<recipe>-<dataset>-s<seed>-<key>/code-<hash>-<precision>/``. The
+key hashes recipe, data and seed; the code hash covers the modules that the run depends
+on, so that a run made by other code is never taken for one of this code's.
+
+The state after each stage of a recipe is a run of its own, under the hash of the stages
+so far. Recipes that begin alike share it: classifier re-training goes on from the
+cross-entropy run that is there anyway, and a variant of a last stage costs that stage.
 """
 
 from __future__ import annotations
 
-import ast
 import functools
 import hashlib
-import inspect
+import io
 import json
-import platform
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from filelock import FileLock
-from torch import nn
+from torch import Tensor, nn
 
-from ltnotes import data, devices, training
-from ltnotes.methods.common import Part
-from ltnotes.progress import TrainingProgress, write_text
+from ltnotes import data, devices, metrics, training
+from ltnotes.live_stage import NonFiniteLossError
+from ltnotes.progress import TrainingProgress, write_bytes, write_text
+from ltnotes.provenance import code_hash, environment
 from ltnotes.stages import Recipe
 
 UNFINISHED = "unfinished.pt"
+FINISHED = ("checkpoint.pt", "logits.npz", "run.json")  # in the order of writing
 TOGETHER = 4  # trainings side by side on a GPU
+_seen: set[Path] = set()  # runs that this process trained, or was spared once
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,8 @@ class Run:
         metrics: see :func:`ltnotes.metrics.summarize`; last epoch, test set.
         history: per epoch: stage, epoch, loss, train_accuracy, learning_rate.
         checkpoint: file with the weights, for ``torch.load(..., weights_only=True)``.
-        record: all that ``run.json`` holds: recipe, data, seed, seconds, device, versions, code.
+        record: all that ``run.json`` holds: recipe, data, seed, seconds, device, versions,
+            code, the hash of the test labels, and what each stage was made with.
     """
 
     recipe: Recipe
@@ -65,17 +72,49 @@ class Run:
 
     @property
     def seconds(self) -> float:
-        """Time spent training, without the evaluation at the end; of trainings side by side its own share."""
+        """Time spent training all stages, without evaluation; of trainings side by side its own share."""
         return self.record["seconds"]
+
+    @property
+    def logits(self) -> np.ndarray:
+        """Scores of the test images in the order of the test set, float32 ``[N, C]``, kept with 16 bits.
+
+        Their softmax are the class probabilities. Calibration, adjustment of the prior,
+        shifted test sets and prediction sets need no more than these and the labels.
+        """
+        with np.load(self.checkpoint.with_name("logits.npz")) as kept:
+            return kept["logits"].astype(np.float32)
 
     def model(self) -> nn.Module:
         """The trained network on the CPU, in evaluation mode."""
         network = training.build_model(replace(self.recipe, pretrained=False), self.counts)
         for stage in self.recipe.stages:
             training.replace_head(network, stage, self.counts)
-        saved = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
-        network.load_state_dict(saved["model"])
+        network.load_state_dict(self.weights())
         return network.eval()
+
+    def weights(self, device: str | torch.device = "cpu") -> dict[str, Tensor]:
+        """The network's ``state_dict()``."""
+        return torch.load(self.checkpoint, map_location=device, weights_only=True)["model"]
+
+
+@dataclass(frozen=True)
+class _Order:
+    """What was asked for, and what went wrong on the way.
+
+    Args:
+        precision: that of trainings; runs in another count as well unless it was ``named``.
+        diverged: errors of trainings, raised once those beside them are done.
+    """
+
+    recipe: Recipe
+    data: data.LongTailData
+    out_dir: Path
+    resume: bool
+    any_code: bool
+    precision: str
+    named: bool
+    diverged: list[NonFiniteLossError] = field(default_factory=list)
 
 
 def run(
@@ -85,6 +124,7 @@ def run(
     resume: bool = True,
     device: str | None = None,
     any_code: bool = False,
+    precision: str | None = None,
 ) -> Run:
     """A finished run of a recipe: from the cache if it is there, else trained now.
 
@@ -92,7 +132,7 @@ def run(
     Arguments and errors are those of :func:`as_finished`, for one seed: that of the weights,
     the order of images and their augmentation.
     """
-    return next(as_finished(recipe, [seed], out_dir, resume, device, any_code))
+    return next(as_finished(recipe, [seed], out_dir, resume, device, any_code, precision))
 
 
 def over_seeds(recipe: Recipe, seeds: Sequence[int], **options: Any) -> list[Run]:
@@ -108,15 +148,18 @@ def as_finished(
     resume: bool = True,
     device: str | None = None,
     any_code: bool = False,
+    precision: str | None = None,
     together: int | None = None,
 ) -> Iterator[Run]:
     """A run for each seed, from the cache if it is there, else trained now; from the smallest seed to the largest.
 
     Args:
         out_dir: the cache. A relative path lies below :func:`ltnotes.data.home`.
-        resume: False trains anew, whatever the cache holds.
+        resume: False trains all stages anew, whatever the cache holds.
         device: "cpu", "cuda" or "cuda:N"; a GPU if there is one when not given.
         any_code: take a run that other code made, where this code made none.
+        precision: "float32" or "bfloat16", see :func:`ltnotes.devices.choose_precision`. Where
+            nothing is said, a finished run in the other precision will do.
         together: how many are trained side by side. If not given, ``TOGETHER`` on a GPU, which
             a small network leaves half idle, and one after the other on a CPU. The memory
             needed grows with it, the results stay the same.
@@ -134,40 +177,22 @@ def as_finished(
     if together is not None and together < 1:
         raise ValueError(f"together: got {together}, allowed are 1 and above")
     chosen = devices.choose_device(device)
-    dataset = _load(recipe.dataset, recipe.imbalance, recipe.data_seed, recipe.validation)
-    folders = {seed: run_folder(recipe, dataset.fingerprint, seed, data.home() / out_dir) for seed in sorted(seeds)}
+    named = bool(precision or os.environ.get(devices.VARIABLE))
+    precision = devices.choose_precision(precision, chosen)
+    dataset = _load(recipe.dataset, recipe.imbalance, recipe.data_seed, recipe.validation).to(chosen)
     width = together or (TOGETHER if chosen.type == "cuda" else 1)
-    for start in range(0, len(folders), width):
-        batch = dict(list(folders.items())[start : start + width])
-        made = _run_together(recipe, dataset, chosen, batch, resume, any_code)
+    in_order = sorted(set(seeds))
+    for start in range(0, len(in_order), width):
+        batch = in_order[start : start + width]
+        order = _Order(recipe, dataset, data.home() / out_dir, resume, any_code, precision, named)
+        try:
+            made = _made(order, len(recipe.stages) - 1, batch)
+        except OSError as error:
+            names = ", ".join(str(run_folder(recipe, dataset.fingerprint, seed, order.out_dir)) for seed in batch)
+            raise OSError(f"can't write the run in {names}: {error}; finished runs are unharmed") from error
+        if order.diverged:
+            raise order.diverged[0]
         yield from (made[seed] for seed in batch)
-
-
-def _run_together(
-    recipe: Recipe,
-    dataset: data.LongTailData,
-    device: torch.device,
-    folders: dict[int, Path],
-    resume: bool,
-    any_code: bool,
-) -> dict[int, Run]:
-    """A run for each seed, found in its folder or trained beside the others, while the folders are locked."""
-    try:
-        with ExitStack() as locks:
-            for folder in folders.values():  # in the order of seeds in every process, so that none waits in a circle
-                folder.mkdir(parents=True, exist_ok=True)
-                locks.enter_context(FileLock(folder / ".lock"))
-            made = {}
-            for seed, folder in folders.items():
-                if resume and (found := _find(folder, recipe, seed, any_code)):
-                    TrainingProgress(f"{recipe.name}, seed {seed}").from_cache(found.seconds)
-                    made[seed] = found
-            code = f"code-{code_hash(recipe)}"
-            missing = {seed: folder / code for seed, folder in folders.items() if seed not in made}
-            return made | (_train(recipe, dataset.to(device), missing, resume) if missing else {})
-    except OSError as error:
-        names = ", ".join(map(str, folders.values()))
-        raise OSError(f"can't write the run in {names}: {error}; finished runs are unharmed") from error
 
 
 @functools.lru_cache(maxsize=4)
@@ -184,22 +209,52 @@ def run_folder(recipe: Recipe, fingerprint: str, seed: int, out_dir: Path) -> Pa
     return under_any_name[0] if under_any_name else out_dir / f"{recipe.name}-{dataset}-s{seed}-{key}"
 
 
-def _find(folder: Path, recipe: Recipe, seed: int, any_code: bool) -> Run | None:
+def _made(order: _Order, stage: int, seeds: Sequence[int]) -> dict[int, Run]:
+    """Runs of the stages up to this one, found or trained; without those that diverged."""
+    recipe = order.recipe.up_to(stage)
+    folders = {seed: run_folder(recipe, order.data.fingerprint, seed, order.out_dir) for seed in seeds}
+    with ExitStack() as locks:
+        # Long recipes before their beginnings, small seeds before large ones: no two processes wait for each other.
+        for folder in folders.values():
+            folder.mkdir(parents=True, exist_ok=True)
+            locks.enter_context(FileLock(folder / ".lock"))
+        made = {}
+        for seed, folder in folders.items():
+            if order.resume and (found := _find(folder, recipe, seed, order)):
+                if folder not in _seen:
+                    TrainingProgress(f"{recipe.name}, seed {seed}").from_cache(found.seconds)
+                made[seed] = found
+        missing = [seed for seed in seeds if seed not in made]
+        if missing:
+            before = _made(order, stage - 1, missing) if stage else dict.fromkeys(missing)
+            made |= _train(order, stage, before, folders)
+        _seen.update(folders.values())
+        return made
+
+
+def _find(folder: Path, recipe: Recipe, seed: int, order: _Order) -> Run | None:
     """The finished run of this code; failing that, a word about those of other code, or one of them."""
-    here = folder / f"code-{code_hash(recipe)}"
-    if (here / "run.json").is_file() and (here / "checkpoint.pt").is_file():
-        return read_run(here, recipe, seed)
-    others = sorted(folder.glob("code-*/run.json"), key=lambda path: path.stat().st_mtime)
-    if not others:
-        return None
-    if any_code:
-        return read_run(others[-1].parent, recipe, seed)
-    print(
-        f"{folder.name} was made by other code ({others[-1].parent.name}, this is {here.name}): training it anew."
-        " runs.run(..., any_code=True) would take it as it is.",
-        file=sys.stderr,
-    )
+    code = f"code-{code_hash(recipe)}"
+    precision = order.precision if order.named else "*"
+    finished = [path.parent for path in folder.glob(f"code-*-{precision}/run.json") if _is_finished(path.parent)]
+    # The wanted precision comes first, the last made of other code last.
+    finished.sort(key=lambda path: (path.name != f"{code}-{order.precision}", (path / "run.json").stat().st_mtime))
+    own = [path for path in finished if path.name.rpartition("-")[0] == code]
+    if own:
+        return read_run(own[0], recipe, seed)
+    if finished and order.any_code:
+        return read_run(finished[-1], recipe, seed)
+    if finished:
+        print(
+            f"{folder.name} was made by other code ({finished[-1].name}, this is {code}): training it anew."
+            " runs.run(..., any_code=True) would take it as it is.",
+            file=sys.stderr,
+        )
     return None
+
+
+def _is_finished(folder: Path) -> bool:
+    return all((folder / name).is_file() for name in FINISHED)
 
 
 def read_run(folder: Path, recipe: Recipe, seed: int) -> Run:
@@ -215,107 +270,74 @@ def read_run(folder: Path, recipe: Recipe, seed: int) -> Run:
         raise RuntimeError(f"{folder}/run.json can't be read ({error}); delete the folder to train it anew") from None
 
 
-def _train(recipe: Recipe, dataset: data.LongTailData, folders: dict[int, Path], resume: bool) -> dict[int, Run]:
-    """Train a run for each seed, side by side, into its folder."""
+def _train(order: _Order, stage: int, before: dict[int, Run | None], folders: dict[int, Path]) -> dict[int, Run]:
+    """Train a stage for each seed, side by side, from the runs of the stages before it."""
+    code = f"code-{code_hash(order.recipe.up_to(stage))}-{order.precision}"
     jobs = []
-    for seed, folder in folders.items():
-        if not resume:
-            for name in ("checkpoint.pt", "run.json", UNFINISHED):  # a run.json without weights is no run
+    for seed, run in before.items():
+        folder = folders[seed] / code
+        if not order.resume:
+            for name in (*FINISHED, UNFINISHED):  # a run.json without weights is no run
                 (folder / name).unlink(missing_ok=True)
-        progress = TrainingProgress(f"{recipe.name}, seed {seed}")
-        jobs.append(training.Training(recipe, dataset, seed, folder / UNFINISHED, progress))
-    return {job.seed: _finish(job, folders[job.seed], len(jobs)) for job in training.side_by_side(jobs)}
+        of_several = f", stage {stage + 1} of {len(order.recipe.stages)}" if len(order.recipe.stages) > 1 else ""
+        job = training.Training(
+            order.recipe,
+            order.data,
+            seed,
+            stage,
+            run.weights(order.data.train.images.device) if run else None,
+            folder / UNFINISHED,
+            TrainingProgress(f"{order.recipe.name}, seed {seed}{of_several}"),
+            order.precision,
+        )
+        jobs.append(job)
+    made = {}
+    try:
+        for job in training.side_by_side(jobs):
+            made[job.seed] = _finish(job, before[job.seed], folders[job.seed] / code, len(jobs))
+    except NonFiniteLossError as error:
+        order.diverged.append(error)
+    return made
 
 
-def _finish(job: training.Training, folder: Path, together: int) -> Run:
+def _finish(job: training.Training, before: Run | None, folder: Path, together: int) -> Run:
     """Evaluate a training that has come to its end, and write its run."""
-    metrics, _ = job.evaluate()
-    dataset, recipe = job.data, job.recipe
-    record = {
-        "recipe": asdict(recipe),
-        "data": {"fingerprint": dataset.fingerprint, "counts": dataset.counts, "class_names": dataset.class_names},
-        "seed": job.seed,
-        "metrics": metrics,
-        "history": job.history,
+    recipe, dataset = job.recipe.up_to(job.number), job.data
+    logits, labels = job.logits(), dataset.test.labels.cpu().numpy()
+    own = {
         "seconds": job.seconds,
         "side_by_side": together,
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "environment": environment(job.device, job.dtype),
+        "environment": environment(job.device, job.precision),
         "code": code_hash(recipe),
     }
-    training.save_atomically({"model": job.model.state_dict()}, folder / "checkpoint.pt")
-    write_text(json.dumps(record, indent=1), folder / "run.json")  # last but one: with it the run is finished
+    record = {
+        "recipe": asdict(recipe),
+        "recipe_hash": recipe.hash,
+        "data": {
+            "fingerprint": dataset.fingerprint,
+            "counts": dataset.counts,
+            "class_names": dataset.class_names,
+            "test_labels": hashlib.sha256(labels.tobytes()).hexdigest(),
+        },
+        "seed": job.seed,
+        "metrics": metrics.summarize(logits.softmax(1).cpu().numpy(), labels, dataset.counts),
+        "history": [*(before.history if before else []), *job.history],
+        **own,
+        "seconds": job.seconds + (before.seconds if before else 0.0),
+        "stages": [*(before.record["stages"] if before else []), own],
+    }
+    checkpoint, kept, run_json = (folder / name for name in FINISHED)
+    training.save_atomically({"model": job.model.state_dict()}, checkpoint)
+    write_bytes(compressed(logits), kept)
+    write_text(json.dumps(record, indent=1), run_json)  # last but one: with it the run is finished
     (folder / UNFINISHED).unlink(missing_ok=True)
     return read_run(folder, recipe, job.seed)
 
 
-def environment(device: torch.device, dtype: torch.dtype | None) -> dict[str, str]:
-    """What a result depends on besides recipe, data, seed and code."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
-    return {
-        "device": name,
-        "precision": str(dtype or torch.float32).removeprefix("torch."),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-    }
-
-
-# --- the code that made a run ------------------------------------------------
-
-
-def code_hash(recipe: Recipe) -> str:
-    """Hash of the statements that a recipe's training can run through: the training loop, the recipe's
-    method parts, and all of this package that they import. Comments and docstrings don't count."""
-    parts = list(_parts(recipe))
-    waiting = {"ltnotes.training", *(part.resolve().__module__ for part in parts)}
-    modules: set[str] = set()
-    while waiting:
-        module = waiting.pop()
-        modules.add(module)
-        waiting |= set(_source(module)[1]) - modules
-    sources = [_source(module)[0] for module in sorted(modules)]
-    # A part that is defined in a notebook has no file; its own source stands for it.
-    sources += [inspect.getsource(target) for part in parts if _file(target := part.resolve()) is None]
-    return hashlib.sha256("\n".join(sources).encode()).hexdigest()[:8]
-
-
-def _parts(value: Any) -> Iterator[Part]:
-    """Every method part that a recipe names, also those within another part's options."""
-    if isinstance(value, Part):
-        yield value
-        value = value.options
-    elif is_dataclass(value):
-        value = tuple(vars(value).values())
-    if isinstance(value, tuple):
-        for inner in value:
-            yield from _parts(inner)
-
-
-def _file(target: Any) -> str | None:
-    return getattr(sys.modules[target.__module__], "__file__", None)
-
-
-@functools.cache
-def _source(module: str) -> tuple[str, tuple[str, ...]]:
-    """A module's statements without docstrings, and the modules of this package that it imports."""
-    path = getattr(sys.modules[module], "__file__", None)
-    if path is None:
-        return module, ()
-    tree = ast.parse(Path(path).read_text(encoding="utf-8"))
-    imported = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ltnotes"):
-            imported |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)} & sys.modules.keys()
-            imported -= {"ltnotes"}  # a new version number changes no training
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
-            node.body = [statement for statement in node.body if not _is_text(statement)] or [ast.Pass()]
-    return ast.unparse(tree), tuple(sorted(imported))
-
-
-def _is_text(statement: ast.stmt) -> bool:
-    """Whether a statement is a docstring, of a function, a class, a module or a constant."""
-    match statement:
-        case ast.Expr(value=ast.Constant(value=str())):
-            return True
-    return False
+def compressed(logits: Tensor) -> bytes:
+    """Scores ``[N, C]`` as the content of an .npz file, with 16 bits each."""
+    largest = torch.finfo(torch.float16).max
+    content = io.BytesIO()
+    np.savez_compressed(content, logits=logits.clamp(-largest, largest).to("cpu", torch.float16).numpy())
+    return content.getvalue()

@@ -121,6 +121,12 @@ class Recipe:
         content = {key: value for key, value in asdict(self).items() if key != "name"}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
+    def up_to(self, stage: int) -> Recipe:
+        """The recipe of the stages up to this one, counted from 0: what was trained when it ends."""
+        if stage == len(self.stages) - 1:
+            return self
+        return replace(self, name=f"{self.name}-stage{stage + 1}", stages=self.stages[: stage + 1])
+
     def with_stages(self, **changes: Any) -> Recipe:
         """The recipe with the same fields changed in every stage; one without steps stays without."""
         lasting = {name: value for name, value in changes.items() if name not in ("epochs", "steps")}

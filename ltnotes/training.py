@@ -1,12 +1,13 @@
-"""The one training loop: stages, one clock, evaluation at the end, checkpoints on the way.
+"""The one training loop: a stage of a recipe, one clock, checkpoints on the way, evaluation at the end.
 
-A recipe (see :mod:`ltnotes.recipes`) is a sequence of stages. This module runs them
-and knows no method by name. Everything that changes with time is told the stage's
-progress ``t`` in [0, 1].
+A recipe (see :mod:`ltnotes.recipes`) is a sequence of stages, each trained from the
+weights that the one before left. This module trains one of them, and knows no method by
+name. Everything that changes with time is told the stage's progress ``t`` in [0, 1].
 
 A run that was killed and is started again ends, on the CPU, with the bit-identical
 weights: every epoch seeds torch's generator from (seed, stage, epoch), so an epoch
-depends on nothing but that and the checkpoint before it.
+depends on nothing but that and the checkpoint before it. For the same reason it does not
+matter whether the stages are trained in one go.
 """
 
 from __future__ import annotations
@@ -22,20 +23,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from ltnotes import metrics, models
+from ltnotes import inference, metrics, models
 from ltnotes.batches import Augmenter
 from ltnotes.data import LongTailData, Split
-from ltnotes.devices import Lane, autocast_dtype, seeded
+from ltnotes.devices import Lane, choose_precision, seeded
 from ltnotes.folding import folded
-from ltnotes.inference import predict
-from ltnotes.live_stage import LiveStage, NonFiniteLossError, num_steps
+from ltnotes.inference import predict  # noqa: F401  # chapters look at a network with it
+from ltnotes.live_stage import LiveStage, NonFiniteLossError
 
 HEAD, PARTS = 1 << 20, 1 << 21  # beyond any epoch: positions in the run that seed a stage's head and its parts
 CHECKPOINT_SHARE = 0.05  # of the time, at most, goes into writing checkpoints
 Report = Callable[[float, str], None]
-"""Called with the share of the run that is done and a line on what it is doing."""
+"""Called with the share of the stage that is done and a line on what it is doing."""
 
 
 def build_model(recipe: Any, counts: Sequence[int]) -> models.Classifier:
@@ -55,14 +56,19 @@ def replace_head(model: models.Classifier, stage: Any, counts: Sequence[int]) ->
 
 
 class Training:
-    """One recipe on one data set with one seed.
+    """One stage of a recipe on one data set with one seed.
 
     Args:
-        recipe: a :class:`ltnotes.recipes.Recipe`.
+        recipe: a :class:`ltnotes.recipes.Recipe`. All of its stages are looked at, so that a
+            bad option is said before the first of them trains.
         data: a data set on the training device.
-        checkpoint: file to go on from, and to write after each stage and after epochs, as
-            often as ``CHECKPOINT_SHARE`` allows; none if not given.
+        stage: which stage is trained, counted from 0.
+        weights: the network's ``state_dict()`` at the end of the stage before; as it is
+            built, if not given.
+        checkpoint: file to go on from, and to write at the end of the stage and after
+            epochs, as often as ``CHECKPOINT_SHARE`` allows; none if not given.
         report: told the progress now and then.
+        precision: see :func:`ltnotes.devices.choose_precision`.
     """
 
     def __init__(
@@ -70,13 +76,17 @@ class Training:
         recipe: Any,
         data: LongTailData,
         seed: int,
+        stage: int = 0,
+        weights: dict[str, Tensor] | None = None,
         checkpoint: Path | None = None,
         report: Report | None = None,
+        precision: str | None = None,
     ):
         self.recipe, self.data, self.seed, self.checkpoint = recipe, data, seed, checkpoint
+        self.number, self.stage = stage, recipe.stages[stage]
         self.report = report or (lambda share, text: None)
         self.device = data.train.images.device
-        self.dtype = autocast_dtype(self.device)
+        self.precision = choose_precision(precision, self.device)
         self.augment = Augmenter(data)
         self.history: list[dict[str, float]] = []
         self.seconds = 0.0
@@ -86,20 +96,40 @@ class Training:
         with self._random(0, 0):
             self.model = build_model(recipe, data.counts).to(self.device, memory_format=torch.channels_last)
         self._rehearse()
+        for before in range(stage):  # so that the shapes fit what is loaded
+            self._replace_head(before)
+        if weights is not None:
+            self.model.load_state_dict(weights)
+        self._replace_head(stage)
 
     def run(self) -> None:
-        """Train every stage to its end, from the checkpoint if there is one."""
+        """Train the stage to its end, from the checkpoint if there is one."""
         list(side_by_side([self]))
 
     def steps(self) -> Generator[None, None, None]:
         """The same, as a generator that pauses after every step."""
         self.wait()  # for what was made on other streams
         saved = self._read_checkpoint()
-        for index, stage in enumerate(self.recipe.stages):
-            if saved and index < saved["stage"]:
-                self._replace_head(stage, index)  # so that the shapes fit what is loaded
-                continue
-            yield from self._run_stage(index, stage, saved if saved and index == saved["stage"] else None)
+        with self._random(self.number + 1, PARTS):
+            live = LiveStage(self, self.stage)
+            if not saved:
+                live.start()
+        self.evaluation_scale = live.loss.evaluation_scale
+        if saved:
+            self._restore(saved, live)
+        live.set_mode()
+        # Folded once, as a captured step remembers where the folded weights lie.
+        with folded(self.model.backbone[: live.frozen]), live.captured():
+            for epoch in range(saved["epoch"] if saved else 0, live.num_epochs):
+                with self._random(self.number + 1, epoch):
+                    record = yield from live.run_epoch(epoch, self.report)
+                if self.stage.keep == "best-test":
+                    record["test_accuracy"] = live.remember_best()
+                self.history.append({"stage": self.number, "epoch": epoch, **record})
+                if epoch == live.num_epochs - 1 or time.perf_counter() >= self.next_checkpoint:
+                    self._write_checkpoint(epoch + 1, live)
+        if live.best:
+            self.model.load_state_dict(live.best["model"])
         self.wait()
 
     def wait(self) -> None:
@@ -119,64 +149,38 @@ class Training:
         """Build all parts of all stages on a copy: a bad option is said now, not after the stages before it."""
         rehearsal = copy.copy(self)
         rehearsal.model = copy.deepcopy(self.model)
-        for index, stage in enumerate(self.recipe.stages):
-            rehearsal._replace_head(stage, index)
-            with self._random(index + 1, PARTS):
+        for number, stage in enumerate(self.recipe.stages):
+            rehearsal._replace_head(number)
+            with self._random(number + 1, PARTS):
                 LiveStage(rehearsal, stage)
                 stage.balancer.build(counts=self.data.counts, t=0.0)
 
-    def _run_stage(self, index: int, stage: Any, saved: dict | None) -> Generator[None, None, None]:
-        self._replace_head(stage, index)
-        with self._random(index + 1, PARTS):
-            live = LiveStage(self, stage)
-            if not saved:
-                live.start()
-        self.evaluation_scale = live.loss.evaluation_scale
-        first_epoch = 0
-        if saved:
-            self._restore(saved, live)
-            first_epoch = saved["epoch"]
-        live.set_mode()
-        # Folded once, as a captured step remembers where the folded weights lie.
-        with folded(self.model.backbone[: live.frozen]), live.captured():
-            for epoch in range(first_epoch, live.num_epochs):
-                with self._random(index + 1, epoch):
-                    record = yield from live.run_epoch(epoch, self._report_from(index))
-                if stage.keep == "best-test":
-                    record["test_accuracy"] = live.remember_best()
-                self.history.append({"stage": index, "epoch": epoch, **record})
-                if epoch == live.num_epochs - 1 or time.perf_counter() >= self.next_checkpoint:
-                    self._write_checkpoint(index, epoch + 1, live)
-        if live.best:
-            self.model.load_state_dict(live.best["model"])
-
-    def _replace_head(self, stage: Any, index: int) -> None:
-        with self._random(index + 1, HEAD):
-            replace_head(self.model, stage, self.data.counts)
+    def _replace_head(self, number: int) -> None:
+        with self._random(number + 1, HEAD):
+            replace_head(self.model, self.recipe.stages[number], self.data.counts)
         self.model.head.to(self.device)
 
     def _random(self, *position: int) -> Any:
         """Torch's generators, seeded by the run's seed and a position in it, and put back afterwards."""
         return seeded([self.seed, *position], self.device)
 
-    def _report_from(self, index: int) -> Callable[[float, str], None]:
-        sizes = [num_steps(stage, len(self.data.train)) * stage.batch_size for stage in self.recipe.stages]
-        before, total = sum(sizes[:index]), sum(sizes)
-        return lambda t, text: self.report((before + t * sizes[index]) / total, text)
+    def logits(self, split: Split | None = None) -> Tensor:
+        """Scores ``[N, C]`` on a split, see :func:`ltnotes.inference.logits`; the test set if not given."""
+        split = self.data.test if split is None else split
+        return inference.logits(self.model, split, self.data, self.evaluation_scale)
 
     def evaluate(self, split: Split | None = None) -> tuple[dict[str, Any], np.ndarray]:
         """Metrics and class probabilities ``[N, C]`` on a split; the test set if not given."""
         split = self.data.test if split is None else split
-        probabilities = predict(self.model, split, self.data, self.dtype, self.evaluation_scale)
+        probabilities = self.logits(split).softmax(1).cpu().numpy()
         return metrics.summarize(probabilities, split.labels.cpu().numpy(), self.data.counts), probabilities
 
     # --- checkpoints ---
 
-    def _write_checkpoint(self, stage: int, epoch: int, live: LiveStage) -> None:
+    def _write_checkpoint(self, epoch: int, live: LiveStage) -> None:
         if self.checkpoint is None:
             return
         content = {
-            "stage": stage,
             "epoch": epoch,
             "model": self.model.state_dict(),
             "optimizer": live.optimizer.state_dict(),
@@ -195,7 +199,7 @@ class Training:
         if self.checkpoint is None or not self.checkpoint.is_file():
             return None
         saved = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
-        return saved if "stage" in saved else None  # a finished run's weights alone are no place to go on from
+        return saved if "epoch" in saved else None  # a finished run's weights alone are no place to go on from
 
     def _restore(self, saved: dict, live: LiveStage) -> None:
         self.model.load_state_dict(saved["model"])

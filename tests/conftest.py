@@ -14,6 +14,7 @@ from filelock import FileLock
 
 from data_prep.__main__ import main as data_prep
 from ltnotes import data, runs
+from ltnotes.devices import VARIABLE
 
 CIFAR_FOLDER = Path(os.environ.get("LTNOTES_CIFAR") or Path(__file__).parents[2] / "shared" / "data")
 
@@ -31,6 +32,14 @@ def _own_home(tmp_path, monkeypatch):
     monkeypatch.delenv("LTNOTES_DATA", raising=False)
     monkeypatch.delenv("LTNOTES_PROGRESS", raising=False)
     runs._load.cache_clear()
+
+
+@pytest.fixture(scope="module", params=["float32", "bfloat16"])
+def each_precision(request):
+    """What trains, trains in each precision, on any processor."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(VARIABLE, request.param)
+        yield request.param
 
 
 @pytest.fixture(scope="session")

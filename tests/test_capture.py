@@ -8,7 +8,6 @@ import functools
 import gc
 import warnings
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
 
 import pytest
 import torch
@@ -48,10 +47,8 @@ def stages():
 
 
 def live_stage(recipe, number):
-    job = Training(replace(recipe, stages=recipe.stages[: number + 1]), digits_with(recipe.validation), seed=0)
-    for index in range(number + 1):
-        job._replace_head(recipe.stages[index], index)
-    live = LiveStage(job, recipe.stages[number])
+    job = Training(recipe, digits_with(recipe.validation), 0, number)
+    live = LiveStage(job, job.stage)
     live.start()
     return live
 
@@ -266,13 +263,14 @@ def same_weights(one, other):
     return all(torch.equal(a, b) for a, b in pairs)
 
 
-def test_trainings_side_by_side_end_as_each_does_alone(digits):
-    alone = [Training(SIDE_BY_SIDE, digits, seed) for seed in (0, 1, 2)]
+@pytest.mark.parametrize("stage", [0, 1])
+def test_trainings_side_by_side_end_as_each_does_alone(digits, stage):
+    alone = [Training(SIDE_BY_SIDE, digits, seed, stage) for seed in (0, 1, 2)]
     for job in alone:
         job.run()
     torch.manual_seed(5)
     state = torch.get_rng_state()
-    together = [Training(SIDE_BY_SIDE, digits, seed) for seed in (0, 1, 2)]
+    together = [Training(SIDE_BY_SIDE, digits, seed, stage) for seed in (0, 1, 2)]
     assert list(side_by_side(together)) == together
     assert torch.get_rng_state().equal(state)
     for one, other in zip(alone, together, strict=True):
@@ -319,9 +317,7 @@ def recipe_on_gpu(*stages):
 
 
 def train_on_gpu(*stages, seed=0):
-    job = Training(recipe_on_gpu(*stages), data.load("digits-lt", 20).to("cuda"), seed)
-    job.run()
-    return job
+    return toys.train(recipe_on_gpu(*stages), data.load("digits-lt", 20).to("cuda"), seed)
 
 
 def similar(one, other):
@@ -358,8 +354,7 @@ def test_nothing_of_a_finished_stage_stays_on_the_device(exact):
 @needs_gpu
 def test_blt_trains_on_batches_of_many_sizes(exact):
     held_out = data.load("digits-lt", 20, validation=1).to("cuda")
-    job = Training(recipes.get("blt", "digits-lt", 20, "tiny", steps=60), held_out, 0)
-    job.run()
+    job = toys.train(recipes.get("blt", "digits-lt", 20, "tiny", steps=60), held_out)
     assert all(record["loss"] < 1e3 for record in job.history)
 
 
@@ -408,12 +403,12 @@ def test_a_resumed_training_on_a_gpu_goes_on(tmp_path, monkeypatch, exact):
     stage = GPU_STAGES["ce"]
     digits = data.load("digits-lt", 20).to("cuda")
     whole = train_on_gpu(stage)
-    half = Training(recipe_on_gpu(stage), digits, 0, tmp_path / "c.pt")
+    half = Training(recipe_on_gpu(stage), digits, 0, checkpoint=tmp_path / "c.pt")
     monkeypatch.setattr("ltnotes.training.CHECKPOINT_SHARE", float("inf"))
     steps = half.steps()
     for _ in range(12):
         with half.turn():
             next(steps)
-    again = Training(recipe_on_gpu(stage), digits, 0, tmp_path / "c.pt")
+    again = Training(recipe_on_gpu(stage), digits, 0, checkpoint=tmp_path / "c.pt")
     again.run()
     assert similar(whole, again)

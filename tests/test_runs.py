@@ -1,5 +1,6 @@
 """The cache of runs: found, not trained twice, never mixed up, and safe from kills and full disks."""
 
+import contextlib
 import json
 import os
 import random
@@ -13,12 +14,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from ltnotes import data, recipes, runs, training
+from ltnotes import data, provenance, recipes, runs, training
 from ltnotes.live_stage import LiveStage, NonFiniteLossError
 from ltnotes.methods.common import part
 from ltnotes.recipes import Recipe, Stage
 
+pytestmark = pytest.mark.usefixtures("each_precision")
 REPOSITORY = Path(__file__).parents[1]
+FINISHED = ["checkpoint.pt", "logits.npz", "run.json"]
 RECIPE = Recipe("toy", "digits-lt", (Stage(steps=3, batch_size=16),), imbalance=100, backbone="resnet8")
 
 
@@ -54,9 +57,10 @@ def test_a_run_says_all_about_itself(run, tmp_path):
     assert run.record["recipe"]["stages"][0]["steps"] == 3
     assert run.record["environment"]["torch"] == torch.__version__
     assert run.record["code"] == runs.code_hash(RECIPE)
-    code = f"code-{run.record['code']}"
+    assert run.record["recipe_hash"] == RECIPE.hash
+    code = f"code-{run.record['code']}-{run.record['environment']['precision']}"
     (folder,) = (tmp_path / "runs").iterdir()
-    assert files(folder) == [f"{code}/checkpoint.pt", f"{code}/run.json"]
+    assert files(folder) == [f"{code}/checkpoint.pt", f"{code}/logits.npz", f"{code}/run.json"]
     assert folder.name.startswith("toy-digits-lt-s0-")
 
 
@@ -139,7 +143,7 @@ def test_a_seed_that_diverges_lets_those_beside_it_finish(tmp_path, monkeypatch)
     with monkeypatch.context() as patch, pytest.raises(NonFiniteLossError, match="seed 0"):
         patch.setattr(LiveStage, "step", explode)
         runs.over_seeds(RECIPE, (0, 1), out_dir=tmp_path, device="cpu", together=2)
-    assert [Path(name).name for name in files(tmp_path)] == ["checkpoint.pt", "run.json"]
+    assert [Path(name).name for name in files(tmp_path)] == FINISHED
 
 
 @pytest.mark.parametrize("together", [0, -1])
@@ -163,11 +167,11 @@ def other_code(monkeypatch):
 
 
 def test_a_run_by_other_code_is_named_and_trained_anew(run, tmp_path, other_code, capsys):
-    made_by = run.record["code"]
+    made_by, precision = run.record["code"], run.record["environment"]["precision"]
     other_code()
     again = runs.run(RECIPE, out_dir=tmp_path / "runs", device="cpu")
     said = capsys.readouterr().err
-    assert f"was made by other code (code-{made_by}, this is code-00000000): training it anew" in said
+    assert f"was made by other code (code-{made_by}-{precision}, this is code-00000000): training it anew" in said
     assert again.record["code"] == "00000000"
     assert run.checkpoint.is_file()
 
@@ -209,13 +213,13 @@ def hash_of(tmp_path, monkeypatch):
 
     def compute(text):
         (tmp_path / "own_parts.py").write_text(text)
-        runs._source.cache_clear()
+        provenance._source.cache_clear()
         stage = replace(RECIPE.stages[0], transform=part("own_parts:Shift"))
         return runs.code_hash(replace(RECIPE, stages=(stage,)))
 
     yield compute
     sys.modules.pop("own_parts", None)
-    runs._source.cache_clear()
+    provenance._source.cache_clear()
 
 
 @pytest.mark.parametrize(("old", "new"), UNCHANGED)
@@ -231,16 +235,16 @@ def test_statements_count_as_code(hash_of, old, new):
 
 @pytest.mark.parametrize("module", ["training", "batches", "models", "data", "metrics", "counts", "methods.common"])
 def test_the_hash_covers_what_training_runs_through(module, monkeypatch):
-    source = runs._source
+    source = provenance._source
     before = runs.code_hash(RECIPE)
     changed = lambda name: (source(name)[0] + " ", source(name)[1]) if name == f"ltnotes.{module}" else source(name)
-    monkeypatch.setattr(runs, "_source", changed)
+    monkeypatch.setattr(provenance, "_source", changed)
     assert runs.code_hash(RECIPE) != before
 
 
 def test_the_hash_leaves_out_what_the_training_does_not_use(monkeypatch):
-    covered, source = [], runs._source
-    monkeypatch.setattr(runs, "_source", lambda name: covered.append(name) or source(name))
+    covered, source = [], provenance._source
+    monkeypatch.setattr(provenance, "_source", lambda name: covered.append(name) or source(name))
     runs.code_hash(RECIPE)
     assert "ltnotes.training" in covered
     assert not {"ltnotes.recipes", "ltnotes.runs", "ltnotes.plots", "ltnotes.reruns"} & set(covered)
@@ -295,8 +299,8 @@ LONG = replace(
     RECIPE,
     name="long",
     stages=(
-        Stage(epochs=4, batch_size=32, transform=part("baselines.Mixup")),
-        Stage(epochs=4, batch_size=32, trains="head", head=part("squashing_cosine.CosineClassifier", scale=10.0)),
+        Stage(epochs=2, batch_size=32, transform=part("baselines.Mixup")),
+        Stage(epochs=2, batch_size=32, trains="head", head=part("squashing_cosine.CosineClassifier", scale=10.0)),
     ),
 )
 
@@ -315,16 +319,23 @@ def start(out_dir, program=RUN):
 
 
 def outcome(out_dir):
-    (record,) = out_dir.glob("*/code-*/run.json")
+    (record,) = out_dir.glob("long-digits-*/code-*/run.json")
     content = json.loads(record.read_text())
     model = torch.load(record.with_name("checkpoint.pt"), weights_only=True)["model"]
     return content["metrics"], content["history"], model
 
 
 def epochs_done(out_dir):
-    for path in out_dir.glob("*/code-*/unfinished.pt"):
-        return len(torch.load(path, weights_only=True)["history"])
-    return 8 if list(out_dir.glob("*/code-*/checkpoint.pt")) else 0
+    """Of 2 in each stage."""
+    done = 0
+    for stage in ("long-stage1-*", "long-digits-*"):
+        if list(out_dir.glob(f"{stage}/code-*/checkpoint.pt")):
+            done += 2
+            continue
+        for path in out_dir.glob(f"{stage}/code-*/unfinished.pt"):
+            with contextlib.suppress(FileNotFoundError):  # it was removed as its stage was finished
+                done += len(torch.load(path, weights_only=True)["history"])
+    return done
 
 
 @pytest.fixture(scope="module")
@@ -338,7 +349,7 @@ def uninterrupted(tmp_path_factory):
 
 def test_killed_at_random_moments_and_started_again_ends_bit_identical(uninterrupted, tmp_path):
     chance, kills = random.Random(0), 0
-    for wanted in (2, 4, 6):  # of 8 epochs: in the first stage, at its end, in the second
+    for wanted in (1, 2, 3):  # of 4 epochs: in the first stage, at its end, in the second
         process = start(tmp_path)
         while process.poll() is None and epochs_done(tmp_path) < wanted:
             time.sleep(0.005)
@@ -356,8 +367,7 @@ def test_killed_at_random_moments_and_started_again_ends_bit_identical(uninterru
     assert history == uninterrupted[1]
     assert model.keys() == uninterrupted[2].keys()
     assert all(model[name].equal(value) for name, value in uninterrupted[2].items())
-    (folder,) = tmp_path.glob("*/code-*")
-    assert files(folder) == ["checkpoint.pt", "run.json"]
+    assert [files(folder) for folder in tmp_path.glob("*/code-*")] == [FINISHED] * 2
 
 
 def test_two_processes_that_ask_for_one_run_train_it_once(uninterrupted, tmp_path):
@@ -395,10 +405,10 @@ def test_a_disk_that_fills_at_the_end_keeps_the_training(tmp_path, monkeypatch, 
     with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left on device; finished runs"):
         patch.setattr(runs, "write_text", fail)
         runs.run(RECIPE, out_dir=tmp_path, device="cpu")
-    assert [Path(name).name for name in files(tmp_path)] == ["checkpoint.pt", "unfinished.pt"]
+    assert [Path(name).name for name in files(tmp_path)] == ["checkpoint.pt", "logits.npz", "unfinished.pt"]
     monkeypatch.setattr(training.LiveStage, "run_epoch", lambda *_: pytest.fail("trained again"))
     assert runs.run(RECIPE, out_dir=tmp_path, device="cpu").history
-    assert [Path(name).name for name in files(tmp_path)] == ["checkpoint.pt", "run.json"]
+    assert [Path(name).name for name in files(tmp_path)] == FINISHED
 
 
 def test_editing_a_part_that_has_no_file_of_its_own_changes_the_code_hash(monkeypatch):
@@ -412,13 +422,13 @@ def test_editing_a_part_that_has_no_file_of_its_own_changes_the_code_hash(monkey
         balancer=Part("balancers.power_balanced", (("gamma", part("tests.toys:RecordingLoss")),))
     )
     monkeypatch.setattr(toys, "__file__", None)
-    runs._source.cache_clear()
+    provenance._source.cache_clear()
     for edited in (direct, nested):
-        monkeypatch.setattr(runs.inspect, "getsource", lambda target: "version 1")
+        monkeypatch.setattr(provenance.inspect, "getsource", lambda target: "version 1")
         before = runs.code_hash(edited)
-        monkeypatch.setattr(runs.inspect, "getsource", lambda target: "version 2")
+        monkeypatch.setattr(provenance.inspect, "getsource", lambda target: "version 2")
         assert runs.code_hash(edited) != before
-    runs._source.cache_clear()
+    provenance._source.cache_clear()
 
 
 def test_a_run_without_its_weights_is_not_taken_for_finished(tmp_path):

@@ -4,6 +4,7 @@ import math
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from ltnotes.training import Training, save_atomically
 from tests import toys
 
 REPOSITORY = Path(__file__).parents[1]
+pytestmark = pytest.mark.usefixtures("each_precision")
 
 
 def recipe(*stages, **changes):
@@ -28,9 +30,7 @@ def stage(steps=4, **options):
 
 
 def train(digits, *stages, seed=0, **changes):
-    job = Training(recipe(*stages, **changes), digits, seed)
-    job.run()
-    return job
+    return toys.train(recipe(*stages, **changes), digits, seed)
 
 
 def outcome(generator):
@@ -44,6 +44,12 @@ def outcome(generator):
 
 def weights(job):
     return torch.cat([value.double().flatten() for value in job.model.state_dict().values()])
+
+
+@pytest.fixture(scope="module")
+def digits(each_precision, digits):
+    """In bfloat16 small ones, as a processor that only emulates it takes up to fifty times as long."""
+    return digits if each_precision == "float32" else toys.shrunk(digits)
 
 
 @pytest.fixture(autouse=True)
@@ -250,10 +256,11 @@ def test_every_hook_is_called_in_order_with_what_the_last_one_returned(digits):
     ((images, labels),) = seen("images")
     ((maps, map_labels),) = seen("maps")
     assert indices.shape == (16,)
-    assert images.shape == (4, 3, 32, 32)
+    size = digits.train.images.shape[1]
+    assert images.shape == (4, 3, size, size)
     assert labels[0][0].equal(digits.train.labels[indices[:4]])
     assert labels[0][1] == 1.0
-    assert maps.shape == (8, 64, 8, 8)
+    assert maps.shape == (8, 64, size // 4, size // 4)
     assert map_labels[0][0].equal(labels[0][0].repeat(2))
     assert seen("loss") == [(torch.float32, False, 8, (8, 64))]
 
@@ -300,13 +307,47 @@ def test_mixup_trains(digits):
     assert not weights(plain).equal(weights(mixed))
 
 
-def test_under_autocast_the_loss_is_computed_in_float32(digits):
-    job = Training(recipe(stage(steps=2, loss=part("tests.toys:RecordingLoss"))), digits, 0)
-    job.dtype = torch.bfloat16
-    job.run()
+def test_in_half_precision_the_loss_is_computed_in_float32(digits):
+    short = recipe(stage(steps=2, loss=part("tests.toys:RecordingLoss")))
+    half, plain = (toys.train(short, digits, precision=precision) for precision in ("bf16", "float32"))
     assert {(dtype, autocast) for dtype, autocast, *_ in seen("loss")} == {(torch.float32, False)}
-    plain = train(digits, stage(steps=2, loss=part("tests.toys:RecordingLoss")))
-    assert not weights(plain).equal(weights(job))  # the network itself did run in half precision
+    assert not weights(plain).equal(weights(half))  # the network itself did run in half precision
+
+
+def test_evaluation_is_in_float32_whatever_the_training(digits):
+    """The same weights give the same numbers."""
+    jobs = [Training(recipe(stage()), digits, 0, precision=precision) for precision in ("bfloat16", "float32")]
+    jobs[1].model.load_state_dict(toys.train(jobs[0].recipe, digits, precision="bfloat16").model.state_dict())
+    jobs[0].model.load_state_dict(jobs[1].model.state_dict())
+    half, plain = (job.logits() for job in jobs)
+    assert half.dtype == torch.float32 and half.equal(plain)
+    assert not half.bfloat16().float().equal(half)  # it has digits that bfloat16 has not
+    with torch.autocast("cpu", torch.bfloat16):
+        assert jobs[0].logits().equal(plain)
+        features = inference.extract_features(jobs[0].model, digits.test, digits)
+    assert features.equal(inference.extract_features(jobs[1].model, digits.test, digits))
+
+
+@pytest.mark.parametrize("name", ["half", "float16", ""])
+def test_a_precision_that_is_none_is_refused(digits, name, monkeypatch):
+    with pytest.raises(ValueError, match=rf"^precision: got '{name}', allowed are float32, fp32, bfloat16, bf16"):
+        Training(recipe(stage()), digits, 0, precision=name)
+    if name:
+        monkeypatch.setenv("LTNOTES_PRECISION", name)
+        with pytest.raises(ValueError, match=rf"^LTNOTES_PRECISION: got '{name}', allowed are"):
+            Training(recipe(stage()), digits, 0)
+
+
+def test_the_precision_is_what_is_asked_for_then_the_environment_s_then_the_hardware_s(monkeypatch):
+    cpu = torch.device("cpu")
+    for fast, native in ((True, "bfloat16"), (False, "float32")):
+        monkeypatch.setattr(devices, "multiplies_bfloat16", lambda device, fast=fast: fast)
+        monkeypatch.setenv("LTNOTES_PRECISION", "bf16")
+        assert devices.choose_precision(None, cpu) == "bfloat16"
+        assert devices.choose_precision("fp32", cpu) == "float32"
+        for unset in ("", None):
+            monkeypatch.setenv("LTNOTES_PRECISION", "") if unset == "" else monkeypatch.delenv("LTNOTES_PRECISION")
+            assert devices.choose_precision(None, cpu) == native
 
 
 # --- what two-stage methods need ---
@@ -339,10 +380,10 @@ def test_a_stage_of_no_steps_replaces_the_head_and_fits_it(digits):
 
 def test_a_fitted_head_is_in_the_checkpoint_and_fitted_once(digits, tmp_path):
     fitted = stage(steps=8, batch_size=114, head=part("tests.toys:MeanHead"), trains="head")
-    stages = (stage(steps=2), replace(fitted, loss=part("tests.toys:LearnableTemperature")))
-    whole = Training(recipe(*stages), digits, 0, tmp_path / "c.pt")
+    fitted = replace(fitted, loss=part("tests.toys:LearnableTemperature"))
+    whole = Training(recipe(fitted), digits, 0, checkpoint=tmp_path / "c.pt")
     whole.run()
-    again = Training(recipe(*stages), digits, 0, tmp_path / "c.pt")
+    again = Training(recipe(fitted), digits, 0, checkpoint=tmp_path / "c.pt")
     again.run()
     assert weights(again).equal(weights(whole))
     assert len(seen("fit")) == 1
@@ -401,13 +442,13 @@ def test_a_projection_learns_with_the_backbone(digits):
 def test_the_best_epoch_on_the_test_set_is_kept_only_if_asked(digits, tmp_path):
     longer = stage(steps=8, batch_size=114, learning_rate=0.5, warmup=0.0)
     last = train(digits, longer)
-    best = Training(recipe(replace(longer, keep="best-test")), digits, 0, tmp_path / "c.pt")
+    best = Training(recipe(replace(longer, keep="best-test")), digits, 0, checkpoint=tmp_path / "c.pt")
     best.run()
     looks = [record["test_accuracy"] for record in best.history]
     assert "test_accuracy" not in last.history[0]
     assert looks[-1] == last.evaluate()[0]["accuracy"]  # looking changes nothing
     assert best.evaluate()[0]["accuracy"] == max(looks)
-    resumed = Training(best.recipe, digits, 0, tmp_path / "c.pt")
+    resumed = Training(best.recipe, digits, 0, checkpoint=tmp_path / "c.pt")
     resumed.run()
     assert weights(resumed).equal(weights(best))
 
@@ -416,9 +457,8 @@ def test_the_best_epoch_on_the_test_set_is_kept_only_if_asked(digits, tmp_path):
 
 
 def test_a_non_finite_loss_stops_with_step_recipe_and_advice(digits, tmp_path):
-    job = Training(
-        recipe(stage(steps=20, batch_size=114, loss=part("tests.toys:ExplodingLoss"))), digits, 3, tmp_path / "c.pt"
-    )
+    exploding = recipe(stage(steps=20, batch_size=114, loss=part("tests.toys:ExplodingLoss")))
+    job = Training(exploding, digits, 3, checkpoint=tmp_path / "c.pt")
     message = r"recipe 'toy', seed 3: the loss is nan at step 11 of 20\. Try a learning rate below 0\.1"
     with pytest.raises(NonFiniteLossError, match=message):
         job.run()
@@ -450,8 +490,7 @@ def test_a_device_that_is_none_is_refused(device):
 
 def test_progress_reports_rise_to_one(digits):
     reports = []
-    two = recipe(stage(), stage(steps=60))
-    Training(two, digits, 0, report=lambda share, text: reports.append((share, text))).run()
+    Training(recipe(stage(steps=60)), digits, 0, report=lambda share, text: reports.append((share, text))).run()
     shares = [share for share, _ in reports]
     assert shares == sorted(shares)
     assert shares[-1] == pytest.approx(1)
@@ -479,13 +518,18 @@ TWO_STAGES = (
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(digits):
-    return train(digits, *TWO_STAGES)
+def uninterrupted(digits, each_precision):
+    """The training of each stage."""
+    first = train(digits, *TWO_STAGES[:1])
+    second = Training(recipe(*TWO_STAGES), digits, 0, 1, first.model.state_dict())
+    second.run()
+    return first, second
 
 
-@pytest.mark.parametrize("writes", [1, 2, 3, 4])
+@pytest.mark.parametrize("writes", [1, 2])
+@pytest.mark.parametrize("number", [0, 1])
 def test_stopped_after_any_epoch_and_started_again_ends_bit_identical(
-    digits, uninterrupted, tmp_path, monkeypatch, writes
+    digits, uninterrupted, tmp_path, monkeypatch, number, writes
 ):
     remaining = [None] * writes
 
@@ -495,24 +539,26 @@ def test_stopped_after_any_epoch_and_started_again_ends_bit_identical(
         if not remaining:
             raise StoppedError
 
+    whole, before = uninterrupted[number], uninterrupted[0].model.state_dict() if number else None
+    job = partial(Training, recipe(*TWO_STAGES), digits, 0, number, before, tmp_path / "c.pt")
     with monkeypatch.context() as patch, pytest.raises(StoppedError):
         patch.setattr(training, "save_atomically", save_and_stop)
         patch.setattr(training, "CHECKPOINT_SHARE", math.inf)  # one after every epoch
-        Training(uninterrupted.recipe, digits, 0, tmp_path / "c.pt").run()
-    resumed = Training(uninterrupted.recipe, digits, 0, tmp_path / "c.pt")
+        job().run()
+    resumed = job()
     resumed.run()
-    assert weights(resumed).equal(weights(uninterrupted))
-    assert resumed.history == uninterrupted.history
-    assert resumed.evaluate()[0] == uninterrupted.evaluate()[0]
+    assert weights(resumed).equal(weights(whole))
+    assert resumed.history == whole.history
+    assert resumed.evaluate()[0] == whole.evaluate()[0]
 
 
-@pytest.mark.parametrize(("share", "epochs"), [(math.inf, [1, 2, 1, 2]), (1e-9, [1, 2, 2])])
+@pytest.mark.parametrize(("share", "epochs"), [(math.inf, [1, 2, 3, 4]), (1e-9, [1, 4])])
 def test_checkpoints_take_no_more_than_their_share_of_the_time(digits, tmp_path, monkeypatch, share, epochs):
     """The first is always written, and the last of a stage."""
     written = []
     monkeypatch.setattr(training, "CHECKPOINT_SHARE", share)
     monkeypatch.setattr(training, "save_atomically", lambda content, path: written.append(content["epoch"]))
-    Training(recipe(*TWO_STAGES), digits, 0, tmp_path / "c.pt").run()
+    Training(recipe(stage(steps=16, batch_size=114)), digits, 0, checkpoint=tmp_path / "c.pt").run()
     assert written == epochs
 
 
@@ -528,9 +574,9 @@ def test_momentum_from_another_device_keeps_this_ones_way_of_stepping(digits):
 
 
 def test_a_checkpoint_holds_plain_data_only(digits, tmp_path):
-    Training(recipe(*TWO_STAGES), digits, 0, tmp_path / "c.pt").run()
+    Training(recipe(*TWO_STAGES), digits, 0, checkpoint=tmp_path / "c.pt").run()
     saved = torch.load(tmp_path / "c.pt", weights_only=True)
-    assert set(saved) == {"stage", "epoch", "model", "optimizer", "loss", "transform", "best", "history", "seconds"}
+    assert set(saved) == {"epoch", "model", "optimizer", "loss", "transform", "best", "history", "seconds"}
 
 
 class Unsafe:
@@ -541,7 +587,7 @@ class Unsafe:
 def test_a_checkpoint_that_would_run_code_is_not_loaded(digits, tmp_path, capsys):
     torch.save(Unsafe(), tmp_path / "c.pt")
     with pytest.raises(Exception, match=r"[Ww]eights.only"):
-        Training(recipe(stage()), digits, 0, tmp_path / "c.pt").run()
+        Training(recipe(stage()), digits, 0, checkpoint=tmp_path / "c.pt").run()
     assert "executed" not in capsys.readouterr().out
 
 
@@ -615,7 +661,8 @@ def test_a_bad_option_of_a_later_stage_is_said_before_the_first_is_trained(digit
 
 def test_weights_that_an_update_made_infinite_become_no_checkpoint(digits, tmp_path):
     stage = Stage(steps=1, learning_rate=float("3e38"), weight_decay=3e38)
-    job = Training(Recipe("boom", "digits-lt", (stage,), 20, "resnet8"), digits, 0, tmp_path / "checkpoint.pt")
+    boom = Recipe("boom", "digits-lt", (stage,), 20, "resnet8")
+    job = Training(boom, digits, 0, checkpoint=tmp_path / "checkpoint.pt")
     with pytest.raises(NonFiniteLossError, match=r"a weight is not finite after the update at step 1 of 1"):
         job.run()
     assert not (tmp_path / "checkpoint.pt").exists()
@@ -634,7 +681,7 @@ def test_a_checkpoint_with_weights_alone_is_no_place_to_go_on_from(digits, tmp_p
     whole = Training(recipe, digits, 0)
     whole.run()
     save_atomically({"model": whole.model.state_dict()}, tmp_path / "checkpoint.pt")
-    again = Training(recipe, digits, 0, tmp_path / "checkpoint.pt")
+    again = Training(recipe, digits, 0, checkpoint=tmp_path / "checkpoint.pt")
     again.run()
     pairs = zip(whole.model.state_dict().values(), again.model.state_dict().values(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)

@@ -1,10 +1,37 @@
 """Method parts that only tests use, named in recipes as ``tests.toys:...``."""
 
+from dataclasses import replace
+
 import torch
 from torch import nn
 
 from ltnotes.methods.baselines import CrossEntropy
 from ltnotes.methods.common import Loss, Transform
+from ltnotes.training import Training
+
+
+def train(recipe, data, seed=0, checkpoint=None, **options):
+    """The training of a recipe's last stage, which has the checkpoint, after those before it; the history of all."""
+    history, weights = [], None
+    for stage in range(len(recipe.stages)):
+        last = stage == len(recipe.stages) - 1
+        job = Training(recipe, data, seed, stage, weights, checkpoint if last else None, **options)
+        job.run()
+        history, weights = history + job.history, job.model.state_dict()
+    job.history = history
+    return job
+
+
+def shrunk(data, side=8):
+    """The same data with images of ``side`` pixels."""
+    factor = data.train.images.shape[1] // side
+
+    def small(split):
+        blocks = split.images.unflatten(1, (side, factor)).unflatten(3, (side, factor)).float()
+        return replace(split, images=blocks.mean((2, 4)).round().byte())
+
+    return replace(data, train=small(data.train), test=small(data.test), pad=0)
+
 
 calls = []
 """What the recording parts below saw, in order; a test clears it."""

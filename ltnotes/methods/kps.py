@@ -134,12 +134,8 @@ class KPSLoss(Loss):
         self.scale_in_force.copy_(self.scale if adjusting else torch.full_like(self.scale, self.base_scale))
 
     def per_sample(self, logits: Tensor, targets: Tensor, features: Tensor | None) -> Tensor:
-        radius, margin, scale = (
-            buffer.to(logits.dtype) for buffer in (self.radius, self.margin, self.scale_in_force)
-        )
+        radius, margin, scale = (buffer.to(logits.dtype) for buffer in (self.radius, self.margin, self.scale_in_force))
         margin = margin * is_target(logits, targets)
-        if self.penalty == "angle":
-            modified = angle_penalty(logits, radius, margin)
-        else:
-            modified = radius * logits - margin
+        on_angle = self.penalty == "angle"
+        modified = angle_penalty(logits, radius, margin) if on_angle else radius * logits - margin
         return F.cross_entropy(scale[targets, None] * modified, targets, reduction="none")

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -24,7 +23,8 @@ from pathlib import Path
 import torch
 
 from data_prep.__main__ import main as data_prep
-from ltnotes.devices import autocast_dtype
+from ltnotes.devices import choose_precision
+from ltnotes.provenance import environment
 from tests.benchmarks.parts import exponent
 from tests.benchmarks.table import Row, show, write
 from tests.conftest import CIFAR_FOLDER
@@ -100,8 +100,8 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="folder for the table as CSV files, as the book shows it")
     parser.add_argument("--commands", action="store_true", help="time make book and make test, too: 15 minutes more")
     options = parser.parse_args()
-    precision = str(autocast_dtype(torch.device("cpu")) or torch.float32).removeprefix("torch.")
-    machine = f"{torch.get_num_threads()} threads of {cpu()}, trained in {precision}, torch {torch.__version__}"
+    made_on = environment(torch.device("cpu"), choose_precision(None, torch.device("cpu")))
+    machine = "{device}, trained in {precision}, torch {torch}".format(**made_on)
     rows = []
     with tempfile.TemporaryDirectory() as root:
         if data_prep(["cifar10", "--source", str(CIFAR_FOLDER / "cifar10.zip"), "--out", root]):
@@ -116,17 +116,6 @@ def main() -> int:
     show(sorted(rows, key=lambda row: row.group))
     print(f"\n{machine}")
     return 0
-
-
-def cpu() -> str:
-    """The processor's name, with the instructions that decide how fast networks train on it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    fields = dict(reversed([line.split(":", 1) for line in lines if ":" in line]))
-    flags = next((value.split() for key, value in fields.items() if key.strip() == "flags"), [])
-    name = next((value.strip() for key, value in fields.items() if key.strip() == "model name"), platform.machine())
-    fast = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags]
-    return f"{name} ({', '.join(fast)})" if fast else name
 
 
 if __name__ == "__main__":

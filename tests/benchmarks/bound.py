@@ -38,7 +38,7 @@ def bound(group: str, steps: Steps, seconds: Callable[[Callable[[], object]], fl
         steps: of the training.
         seconds: how long a call of a function takes.
     """
-    device, dtype = steps.job.device, steps.job.dtype or torch.float32
+    device, precision = steps.job.device, steps.job.precision
     with eager():
         steps()
         with FlopCounterMode(display=False) as flops:
@@ -46,14 +46,14 @@ def bound(group: str, steps: Steps, seconds: Callable[[Callable[[], object]], fl
         with CountBytes() as moved:
             steps()
     side = 8192 if device.type == "cuda" else 2048
-    matrix = torch.rand(side, side, device=device, dtype=dtype)
+    matrix = torch.rand(side, side, device=device, dtype=getattr(torch, precision))
     per_second = 2 * side**3 / seconds(lambda: matrix @ matrix)
     block = torch.rand(side * side, device=device)
     copied = 2 * 4 * block.numel() / seconds(block.clone)
     taken = seconds(steps)
     arithmetic, memory = flops.get_total_flops() / per_second, moved.total / copied
     yield Row(group, "arithmetic of a step, GFLOP", flops.get_total_flops() / 1e9)
-    yield Row(group, f"a matrix product in {str(dtype).removeprefix('torch.')}, GFLOP/s", per_second / 1e9)
+    yield Row(group, f"a matrix product in {precision}, GFLOP/s", per_second / 1e9)
     yield Row(group, "so the arithmetic takes at least, milliseconds", 1e3 * arithmetic)
     yield Row(group, "read and written by the operations of a step, GB", moved.total / 1e9)
     yield Row(group, "copying memory, GB/s read and written", copied / 1e9)

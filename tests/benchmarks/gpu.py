@@ -80,16 +80,16 @@ def full_fp32() -> Iterator[None]:
 
 def variants(bench: Bench) -> Iterator[Row]:
     """The same step eagerly, in several precisions and layouts, and with a compiled backbone."""
-    bf16 = devices.autocast_dtype(bench.device)
+    own = devices.choose_precision(None, bench.device)
     eager_ones = {
-        "eager, fp32": (None, torch.contiguous_format, full_fp32),
-        "eager, TF32 where there is": (None, torch.contiguous_format, nullcontext),
-        "eager, TF32, channels_last": (None, torch.channels_last, nullcontext),
-        f"eager, {bf16 or 'fp32 (no bf16 here)'}, channels_last": (bf16, torch.channels_last, nullcontext),
+        "eager, float32": ("float32", torch.contiguous_format, full_fp32),
+        "eager, TF32 where there is": ("float32", torch.contiguous_format, nullcontext),
+        "eager, TF32, channels_last": ("float32", torch.channels_last, nullcontext),
+        f"eager, {own} as trained here, channels_last": (own, torch.channels_last, nullcontext),
     }
-    for name, (dtype, layout, context) in eager_ones.items():
+    for name, (precision, layout, context) in eager_ones.items():
         with eager(), context():
-            steps = plain(bench, dtype, layout)
+            steps = plain(bench, precision, layout)
             yield Row("gpu speed", f"{name}, images/s", BATCH / bench.seconds(steps))
             steps.close()
     if bench.options.compile:
@@ -99,10 +99,10 @@ def variants(bench: Bench) -> Iterator[Row]:
         compiled.close()
 
 
-def plain(bench: Bench, dtype: torch.dtype | None, layout: torch.memory_format) -> Steps:
+def plain(bench: Bench, precision: str, layout: torch.memory_format) -> Steps:
     """Steps in this precision and layout."""
     steps = bench.steps()
-    steps.job.dtype = dtype
+    steps.job.precision = precision
     steps.job.model.to(memory_format=layout)
     if layout is torch.contiguous_format:
         augment = steps.job.augment
@@ -178,8 +178,7 @@ def same_accuracy(bench: Bench) -> Iterator[Row]:
         found = []
         with nullcontext() if as_it_is else eager(), nullcontext() if as_it_is else full_fp32():
             for seed in range(3):
-                job = Training(recipe, bench.source, seed)
-                job.dtype = job.dtype if as_it_is else None
+                job = Training(recipe, bench.source, seed, precision=None if as_it_is else "float32")
                 job.run()
                 found.append(100 * job.evaluate()[0]["balanced_accuracy"])
         return found

@@ -73,11 +73,11 @@ def bare_step(cifar: data.LongTailData) -> Callable[[], None]:
     model = models.build("resnet32", cifar.num_classes).to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=2e-4, foreach=True)
     images, labels = Augmenter(cifar)(torch.arange(BATCH)), cifar.train.labels[:BATCH]
-    dtype = devices.autocast_dtype(images.device)
+    precision = devices.choose_precision(None, images.device)
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        with devices.precision(images.device, dtype):
+        with devices.autocast(images.device, precision):
             logits = model(images)
         torch.nn.functional.cross_entropy(logits.float(), labels).backward()
         optimizer.step()

@@ -7,7 +7,6 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from unittest import mock
 
 import torch
@@ -34,11 +33,10 @@ class Steps:
     def __init__(self, name: str, source: data.LongTailData, stage: int = 0, seed: int = 0, **changes: object):
         changes = {"backbone": "resnet32", "batch_size": BATCH, **changes}
         recipe = recipes.get(name, source.name, source.imbalance, **changes)
-        self.job = Training(replace(recipe, stages=recipe.stages[stage:][:1]), source, seed)
-        self.job._replace_head(recipe.stages[stage], 0)
+        self.job = Training(recipe, source, seed, stage)
         self.job.wait()
         with self.job.turn():
-            self.live = LiveStage(self.job, recipe.stages[stage])
+            self.live = LiveStage(self.job, self.job.stage)
             self.live.start()
             self.live.set_mode()
             self.live._tell_time(self.live.num_steps // 2)

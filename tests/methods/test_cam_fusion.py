@@ -3,7 +3,6 @@
 import copy
 import math
 from collections import Counter
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -15,7 +14,7 @@ from ltnotes.counts import exponential_counts
 from ltnotes.methods.cam_fusion import CAMFusion, class_activation_map, fuse, head_classes, most_confusing
 from ltnotes.methods.common import part
 from ltnotes.recipes import Recipe, Stage
-from ltnotes.training import Training
+from tests import toys
 from tests.methods.test_baselines import COUNTS
 from tests.test_counts import BAD_COUNTS
 
@@ -635,14 +634,12 @@ def test_activations_stay_those_of_phase_one_while_the_rest_of_the_network_learn
     part_of_recipe = part("cam_fusion.CAMFusion", block=2)
     second = Stage(steps=4, batch_size=32, trains="rest", transform=part_of_recipe, learning_rate=0.1)
     recipe = Recipe("toy", "digits-lt", (Stage(steps=2, batch_size=32), second), imbalance=20, backbone="resnet8")
-    job = Training(recipe, digits, 0)
     seen = []
     with pytest.MonkeyPatch.context() as patch:
         original = CAMFusion.on_feature_map
         patch.setattr(CAMFusion, "on_feature_map", lambda self, *a: (seen.append(self), original(self, *a))[1])
-        job.run()
-    first = Training(replace(recipe, stages=recipe.stages[:1]), digits, 0)
-    first.run()
+        job = toys.train(recipe, digits)
+    first = toys.train(recipe.up_to(0), digits)
     for name, value in first.model.backbone[2:].state_dict().items():
         assert seen[-1].rest.state_dict()[name].equal(value)
     learnt = job.model.backbone[2][0].conv1.weight
@@ -696,9 +693,7 @@ def weights(job):
 
 @pytest.fixture(scope="module")
 def whole(digits):
-    job = Training(cam_recipe(), digits, 0)
-    job.run()
-    return job
+    return toys.train(cam_recipe(), digits)
 
 
 @pytest.mark.parametrize(
@@ -707,8 +702,7 @@ def whole(digits):
     ids=str,
 )
 def test_a_training_fine_tunes_the_head_and_every_option_tells(digits, whole, options):
-    job = Training(cam_recipe(**options), digits, 0)
-    job.run()
+    job = toys.train(cam_recipe(**options), digits)
     assert weights(job).isfinite().all()
     assert not job.model.head.weight.equal(whole.model.head.weight)
     backbones = (other.model.backbone.state_dict().values() for other in (job, whole))
@@ -716,9 +710,7 @@ def test_a_training_fine_tunes_the_head_and_every_option_tells(digits, whole, op
 
 
 def test_a_training_in_half_precision_runs(digits):
-    job = Training(cam_recipe(block=2), digits, 0)
-    job.dtype = torch.bfloat16
-    job.run()
+    job = toys.train(cam_recipe(block=2), toys.shrunk(digits, 16), precision="bfloat16")
     assert weights(job).isfinite().all()
 
 
@@ -728,14 +720,13 @@ def test_a_killed_and_resumed_training_ends_bit_identical(digits, whole, tmp_pat
 
     def save_and_stop(content, path, save=training.save_atomically):
         save(content, path)
-        if content["stage"] == 1:  # after the first of two epochs, when the class weights have moved on
-            raise StoppedError
+        raise StoppedError  # after the first of two epochs, when the class weights have moved on
 
     with monkeypatch.context() as patch, pytest.raises(StoppedError):
         patch.setattr(training, "save_atomically", save_and_stop)
-        Training(cam_recipe(), digits, 0, tmp_path / "c.pt").run()
-    resumed = Training(cam_recipe(), digits, 0, tmp_path / "c.pt")
-    resumed.run()
+        toys.train(cam_recipe(), digits, checkpoint=tmp_path / "c.pt")
+    assert torch.load(tmp_path / "c.pt", weights_only=True)["epoch"] == 1
+    resumed = toys.train(cam_recipe(), digits, checkpoint=tmp_path / "c.pt")
     assert weights(resumed).equal(weights(whole))
     assert resumed.history == whole.history
 

@@ -1,4 +1,4 @@
-"""What holds of every loss because it is plain tensor code: derivatives of any order, ``torch.func``, ``torch.compile``."""
+"""What holds of every loss because it is plain tensor code: any derivative, ``torch.func``, ``torch.compile``."""
 
 from functools import partial
 
