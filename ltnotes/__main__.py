@@ -1,4 +1,4 @@
-"""The command line: ``ltnotes chapters``, ``ltnotes run``, ``ltnotes recipes``."""
+"""The command line: ``ltnotes chapters``, ``ltnotes run``, ``ltnotes recipes``, ``ltnotes ledger``."""
 
 from __future__ import annotations
 
@@ -34,14 +34,21 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     run.add_argument("recipe", help="see 'ltnotes recipes'")
     add_setting(run, scale="lite")
     run.add_argument("--seed", type=int, nargs="+", default=[0])
-    run.add_argument("--device", help="cpu, cuda or cuda:N (default: a GPU if there is one)")
-    run.add_argument("--precision", help="float32 or bfloat16 (default: what the hardware multiplies)")
+    add_hardware(run)
     run.add_argument("--together", type=int, help="seeds trained side by side (default: 4 on a GPU, 1 on a CPU)")
     run.add_argument("--out", default="runs", help="the cache (default: %(default)s)")
 
     listing = commands.add_parser("recipes", help="list the recipes, or show what some of them train")
     listing.add_argument("names", nargs="*", metavar="RECIPE", help="show these in full (default: list all)")
     add_setting(listing, scale="full")
+
+    ledger = commands.add_parser("ledger", help="train the full-scale runs that the book quotes, most worth first")
+    ledger.add_argument("--status", action="store_true", help="say what is done, running and to do, and train nothing")
+    ledger.add_argument("--only", nargs="+", default=[], metavar="RECIPE", help="these alone (default: the whole plan)")
+    ledger.add_argument("--seed", type=int, nargs="+", default=[], help="these alone")
+    ledger.add_argument("--out", type=Path, help="the ledger's folder (default: book/results)")
+    add_hardware(ledger)
+
     options = parser.parse_args(arguments)
     if options.command == "chapters" and options.in_place and options.out:
         parser.error("--out: has no effect with --in-place, which writes to the book")
@@ -55,6 +62,11 @@ def add_setting(command: argparse.ArgumentParser, scale: str) -> None:
     command.add_argument("--scale", default=scale, help=f"{', '.join(recipes.SCALES)} (default: %(default)s)")
     command.add_argument("--protocol", help=f"whose training: {', '.join(PROTOCOLS)} (default: the method's paper's)")
     command.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="such as epochs=30")
+
+
+def add_hardware(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--device", help="cpu, cuda or cuda:N (default: a GPU if there is one)")
+    command.add_argument("--precision", help="float32 or bfloat16 (default: what the hardware multiplies)")
 
 
 def chosen_recipe(name: str, options: argparse.Namespace) -> Recipe:
@@ -87,6 +99,19 @@ def run_recipe(options: argparse.Namespace) -> None:
         made_on = run.record["environment"]
         where = f"on {made_on['device']}, in {made_on['precision']}"
         print(f"  trained in {run.seconds:.0f} s {where}; {run.checkpoint.parent}")
+
+
+def run_ledger(options: argparse.Namespace, arguments: list[str]) -> int:
+    from ltnotes import devices, ledger, ledger_work
+
+    device = devices.choose_device(options.device)
+    precision = devices.choose_precision(options.precision, device)
+    entries = ledger.plan(options.only, options.seed, gpu=device.type == "cuda")
+    folder = (options.out or ledger.results_folder()).resolve()
+    if options.status:
+        print("\n".join(ledger_work.status(entries, folder, device, precision)))
+        return 0
+    return ledger_work.work_from_a_copy(entries, folder, options.device, options.precision, arguments)
 
 
 def read_change(text: str) -> tuple[str, Any]:
@@ -153,6 +178,8 @@ def rate(stage: Stage) -> str:
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     try:
+        if options.command == "ledger":
+            return run_ledger(options, sys.argv[1:] if arguments is None else arguments)
         if options.command == "chapters":
             run_chapters(options)
         elif options.command == "run":

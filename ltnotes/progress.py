@@ -35,26 +35,26 @@ class TrainingProgress:
     def from_cache(self, seconds: float) -> None:
         """A finished run was found, which saved this much training."""
         TrainingProgress.cached_seconds += seconds
-        self._to_file(1.0, "from the cache")
+        self._to_file(1.0, "from the cache", duration(0))
 
     def __call__(self, share: float, text: str) -> None:
-        if not self._to_file(share, text) and sys.stderr.isatty():
-            left = self._seconds_left(share)
+        left = self._left(share)
+        if not self._to_file(share, text, left) and sys.stderr.isatty():
             line = f"\r{self.title}: {text}, {share:.0%}, {left} left \033[K"
             print(line, end="\n" if share >= 1 else "", file=sys.stderr, flush=True)
 
-    def _to_file(self, share: float, text: str) -> bool:
+    def _to_file(self, share: float, text: str, left: str) -> bool:
         if file := os.environ.get(PROGRESS_FILE):
-            content = {"share": share, "text": f"{self.title}: {text}", "cached": TrainingProgress.cached_seconds}
-            write_text(json.dumps(content), Path(file))
+            content = {"share": share, "text": f"{self.title}: {text}", "left": left}
+            write_text(json.dumps(content | {"cached": TrainingProgress.cached_seconds}), Path(file))
         return bool(file)
 
-    def _seconds_left(self, share: float) -> str:
+    def _left(self, share: float) -> str:
         # A resumed run starts at some share above 0, which took none of this process's time.
         if self.first_share is None:
             self.first_share, self.began = share, time.monotonic()
         done = share - self.first_share
-        return f"{(time.monotonic() - self.began) * (1 - share) / done:.0f} s" if done > 0 else "? s"
+        return duration((time.monotonic() - self.began) * (1 - share) / done) if done > 0 else "unknown time"
 
 
 class ChapterProgress:
@@ -113,10 +113,15 @@ class ChapterProgress:
 
 
 class Ticker:
-    """Shows a display's line while a chapter runs: every second on a terminal, every 20 seconds in a log."""
+    """Shows a display's line while something runs: every second on a terminal, now and then in a log.
 
-    def __init__(self, display: ChapterProgress):
-        self.display, self.stop = display, threading.Event()
+    Args:
+        display: whose ``line()`` is shown.
+        seconds: between two lines in a log.
+    """
+
+    def __init__(self, display: Any, seconds: float = 20):
+        self.display, self.seconds, self.stop = display, seconds, threading.Event()
         self.thread = threading.Thread(target=self._tick, daemon=True)
 
     def __enter__(self) -> None:
@@ -130,7 +135,7 @@ class Ticker:
 
     def _tick(self) -> None:
         terminal = sys.stdout.isatty()
-        while not self.stop.wait(1 if terminal else 20):
+        while not self.stop.wait(1 if terminal else self.seconds):
             line = self.display.line()
             print(f"\r{line}\033[K" if terminal else line, end="" if terminal else "\n", flush=True)
 

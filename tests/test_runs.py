@@ -339,7 +339,7 @@ def epochs_done(out_dir):
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
+def uninterrupted(each_precision, tmp_path_factory):
     out_dir = tmp_path_factory.mktemp("uninterrupted")
     process = start(out_dir)
     _, errors = process.communicate(timeout=300)
