@@ -15,9 +15,10 @@ import pytest
 import torch
 
 from ltnotes import data, provenance, recipes, runs, training
-from ltnotes.live_stage import LiveStage, NonFiniteLossError
+from ltnotes.live_stage import NonFiniteLossError
 from ltnotes.methods.common import part
 from ltnotes.recipes import Recipe, Stage
+from tests import toys
 
 pytestmark = pytest.mark.usefixtures("each_precision")
 REPOSITORY = Path(__file__).parents[1]
@@ -134,14 +135,8 @@ def test_of_seeds_that_train_together_the_finished_ones_are_read(run, tmp_path, 
 
 
 def test_a_seed_that_diverges_lets_those_beside_it_finish(tmp_path, monkeypatch):
-    step = LiveStage.step
-
-    def explode(live, indices):
-        loss, correct = step(live, indices)
-        return (loss * float("nan") if live.training.seed == 0 else loss), correct
-
     with monkeypatch.context() as patch, pytest.raises(NonFiniteLossError, match="seed 0"):
-        patch.setattr(LiveStage, "step", explode)
+        toys.explode(patch, seed=0)
         runs.over_seeds(RECIPE, (0, 1), out_dir=tmp_path, device="cpu", together=2)
     assert [Path(name).name for name in files(tmp_path)] == FINISHED
 

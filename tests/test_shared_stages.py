@@ -8,9 +8,10 @@ import torch
 
 from ltnotes import data, inference, recipes, runs, training
 from ltnotes.catalogue import CHAPTERS
-from ltnotes.live_stage import LiveStage, NonFiniteLossError
+from ltnotes.live_stage import NonFiniteLossError
 from ltnotes.methods.common import part
 from ltnotes.recipes import Recipe, Stage
+from tests import toys
 
 FIRST = Stage(steps=2, batch_size=16)
 ONE = Recipe("one", "digits-lt", (FIRST,), imbalance=100, backbone="resnet8")
@@ -65,14 +66,8 @@ def test_stages_of_several_seeds_are_trained_side_by_side(tmp_path, trained):
 
 
 def test_a_seed_that_diverges_in_the_first_stage_lets_the_others_finish_all(tmp_path, monkeypatch, trained):
-    step = LiveStage.step
-
-    def explode(live, indices):
-        loss, correct = step(live, indices)
-        return (loss * float("nan") if live.training.seed == 0 else loss), correct
-
     with monkeypatch.context() as patch, pytest.raises(NonFiniteLossError, match="seed 0"):
-        patch.setattr(LiveStage, "step", explode)
+        toys.explode(patch, seed=0)
         runs.over_seeds(TWO, (0, 1), out_dir=tmp_path, device="cpu", together=2)
     trained.clear()
     run(TWO, tmp_path, seed=1)
