@@ -19,7 +19,7 @@ import numpy as np
 
 from ltnotes import data, recipes, runs
 from ltnotes.catalogue import CHAPTERS
-from ltnotes.progress import write_bytes, write_text
+from ltnotes.files import read_logits, write_bytes, write_text
 from ltnotes.stages import Recipe
 
 SCALE = "full"
@@ -129,8 +129,7 @@ class KeptRun(runs.Run):
     @property
     def logits(self) -> np.ndarray:
         """As :attr:`ltnotes.runs.Run.logits`."""
-        with np.load(self.checkpoint.with_suffix(".npz")) as kept:
-            return kept["logits"].astype(np.float32)
+        return read_logits(self.checkpoint.with_suffix(".npz"))
 
     def weights(self, device: Any = "cpu") -> dict[str, Any]:
         raise FileNotFoundError(f"{self.checkpoint.stem}: the ledger keeps no weights; train the recipe with runs.run")

@@ -16,6 +16,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from ltnotes.files import write_text
+
 PROGRESS_FILE = "LTNOTES_PROGRESS"
 UNTIMED_CELL = 0.05  # seconds that a cell counts for which the committed copy has no time
 
@@ -142,23 +144,3 @@ class Ticker:
 
 def duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
-
-
-def write_text(text: str, path: Path) -> None:
-    """Write a file whole or not at all, see :func:`write_bytes`."""
-    write_bytes(text.encode(), path)
-
-
-def write_bytes(content: bytes, path: Path) -> None:
-    """Write a file whole or not at all, with the permissions that the user's other files have.
-
-    Raises:
-        OSError: the file can't be written; what was there before is unharmed.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

@@ -26,7 +26,8 @@ from papermill.engines import NBClientEngine, papermill_engines
 
 from ltnotes import data
 from ltnotes.counts import check_counts
-from ltnotes.progress import PROGRESS_FILE, ChapterProgress, duration, write_text
+from ltnotes.files import write_text
+from ltnotes.progress import PROGRESS_FILE, ChapterProgress, duration
 from ltnotes.recipes import SCALES
 
 

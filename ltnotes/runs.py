@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import io
 import json
 import os
 import sys
@@ -30,8 +29,9 @@ from filelock import FileLock
 from torch import Tensor, nn
 
 from ltnotes import data, devices, metrics, training
+from ltnotes.files import read_logits, save_atomically, write_logits, write_text
 from ltnotes.live_stage import NonFiniteLossError
-from ltnotes.progress import TrainingProgress, write_bytes, write_text
+from ltnotes.progress import TrainingProgress
 from ltnotes.provenance import code_hash, environment
 from ltnotes.stages import Recipe
 
@@ -82,8 +82,7 @@ class Run:
         Their softmax are the class probabilities. Calibration, adjustment of the prior,
         shifted test sets and prediction sets need no more than these and the labels.
         """
-        with np.load(self.checkpoint.with_name("logits.npz")) as kept:
-            return kept["logits"].astype(np.float32)
+        return read_logits(self.checkpoint.with_name("logits.npz"))
 
     def model(self) -> nn.Module:
         """The trained network on the CPU, in evaluation mode."""
@@ -109,6 +108,7 @@ class _Order:
 
     recipe: Recipe
     data: data.LongTailData
+    device: torch.device
     out_dir: Path
     resume: bool
     any_code: bool
@@ -179,12 +179,12 @@ def as_finished(
     chosen = devices.choose_device(device)
     named = bool(precision or os.environ.get(devices.VARIABLE))
     precision = devices.choose_precision(precision, chosen)
-    dataset = _load(recipe.dataset, recipe.imbalance, recipe.data_seed, recipe.validation).to(chosen)
+    dataset = _load(recipe.dataset, recipe.imbalance, recipe.data_seed, recipe.validation)
     width = together or (TOGETHER if chosen.type == "cuda" else 1)
     in_order = sorted(set(seeds))
     for start in range(0, len(in_order), width):
         batch = in_order[start : start + width]
-        order = _Order(recipe, dataset, data.home() / out_dir, resume, any_code, precision, named)
+        order = _Order(recipe, dataset, chosen, data.home() / out_dir, resume, any_code, precision, named)
         try:
             made = _made(order, len(recipe.stages) - 1, batch)
         except OSError as error:
@@ -203,21 +203,26 @@ def _load(name: str, imbalance: float, seed: int, validation: int) -> data.LongT
 
 def run_folder(recipe: Recipe, fingerprint: str, seed: int, out_dir: Path) -> Path:
     """Where the runs of a recipe on the data with this fingerprint lie, whatever code makes them."""
-    key = hashlib.sha256(f"{recipe.hash} {fingerprint} {seed}".encode()).hexdigest()[:12]
-    dataset = Path(recipe.dataset).name
+    key, dataset = _key(recipe, fingerprint, seed), Path(recipe.dataset).name
     under_any_name = sorted(out_dir.glob(f"*-s{seed}-{key}"))
     return under_any_name[0] if under_any_name else out_dir / f"{recipe.name}-{dataset}-s{seed}-{key}"
+
+
+def _key(recipe: Recipe, fingerprint: str, seed: int) -> str:
+    return hashlib.sha256(f"{recipe.hash} {fingerprint} {seed}".encode()).hexdigest()[:12]
 
 
 def _made(order: _Order, stage: int, seeds: Sequence[int]) -> dict[int, Run]:
     """Runs of the stages up to this one, found or trained; without those that diverged."""
     recipe = order.recipe.up_to(stage)
-    folders = {seed: run_folder(recipe, order.data.fingerprint, seed, order.out_dir) for seed in seeds}
     with ExitStack() as locks:
         # Long recipes before their beginnings, small seeds before large ones: no two processes wait for each other.
-        for folder in folders.values():
-            folder.mkdir(parents=True, exist_ok=True)
-            locks.enter_context(FileLock(folder / ".lock"))
+        # Locks have no recipe's name, as another process may ask for the same training under another.
+        waiting = order.out_dir / ".locks"
+        waiting.mkdir(parents=True, exist_ok=True)
+        for seed in seeds:
+            locks.enter_context(FileLock(waiting / f"{_key(recipe, order.data.fingerprint, seed)}.lock"))
+        folders = {seed: run_folder(recipe, order.data.fingerprint, seed, order.out_dir) for seed in seeds}
         made = {}
         for seed, folder in folders.items():
             if order.resume and (found := _find(folder, recipe, seed, order)):
@@ -273,19 +278,21 @@ def read_run(folder: Path, recipe: Recipe, seed: int) -> Run:
 def _train(order: _Order, stage: int, before: dict[int, Run | None], folders: dict[int, Path]) -> dict[int, Run]:
     """Train a stage for each seed, side by side, from the runs of the stages before it."""
     code = f"code-{code_hash(order.recipe.up_to(stage))}-{order.precision}"
+    dataset = order.data.to(order.device)
     jobs = []
     for seed, run in before.items():
         folder = folders[seed] / code
+        folder.mkdir(parents=True, exist_ok=True)
         if not order.resume:
             for name in (*FINISHED, UNFINISHED):  # a run.json without weights is no run
                 (folder / name).unlink(missing_ok=True)
         of_several = f", stage {stage + 1} of {len(order.recipe.stages)}" if len(order.recipe.stages) > 1 else ""
         job = training.Training(
             order.recipe,
-            order.data,
+            dataset,
             seed,
             stage,
-            run.weights(order.data.train.images.device) if run else None,
+            run.weights(order.device) if run else None,
             folder / UNFINISHED,
             TrainingProgress(f"{order.recipe.name}, seed {seed}{of_several}"),
             order.precision,
@@ -328,16 +335,8 @@ def _finish(job: training.Training, before: Run | None, folder: Path, together: 
         "stages": [*(before.record["stages"] if before else []), own],
     }
     checkpoint, kept, run_json = (folder / name for name in FINISHED)
-    training.save_atomically({"model": job.model.state_dict()}, checkpoint)
-    write_bytes(compressed(logits), kept)
+    save_atomically({"model": job.model.state_dict()}, checkpoint)
+    write_logits(logits, kept)
     write_text(json.dumps(record, indent=1), run_json)  # last but one: with it the run is finished
     (folder / UNFINISHED).unlink(missing_ok=True)
     return read_run(folder, recipe, job.seed)
-
-
-def compressed(logits: Tensor) -> bytes:
-    """Scores ``[N, C]`` as the content of an .npz file, with 16 bits each."""
-    largest = torch.finfo(torch.float16).max
-    content = io.BytesIO()
-    np.savez_compressed(content, logits=logits.clamp(-largest, largest).to("cpu", torch.float16).numpy())
-    return content.getvalue()

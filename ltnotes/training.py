@@ -13,7 +13,6 @@ matter whether the stages are trained in one go.
 from __future__ import annotations
 
 import copy
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -29,6 +28,7 @@ from ltnotes import inference, metrics, models
 from ltnotes.batches import Augmenter
 from ltnotes.data import LongTailData, Split
 from ltnotes.devices import Lane, choose_precision, seeded
+from ltnotes.files import save_atomically
 from ltnotes.folding import folded
 from ltnotes.inference import predict  # noqa: F401  # chapters look at a network with it
 from ltnotes.live_stage import LiveStage, NonFiniteLossError
@@ -240,22 +240,3 @@ def side_by_side(jobs: Iterable[Training]) -> Iterator[Training]:
                 steps.close()
     if diverged:
         raise diverged[0]
-
-
-def save_atomically(content: Any, path: Path) -> None:
-    """``torch.save`` through a temporary file, so that ``path`` is always whole.
-
-    Raises:
-        OSError: the folder can't be written or the disk is full; ``path`` is as it was.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")  # always the same, so that a killed process leaves one at most
-    try:
-        with temporary.open("wb") as file:
-            torch.save(content, file)
-        os.replace(temporary, path)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, RuntimeError | OSError):  # torch.save reports a full disk as a RuntimeError
-            raise OSError(f"can't write {path} ({error}); what was there before is unharmed") from error
-        raise

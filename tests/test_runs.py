@@ -46,7 +46,7 @@ def no_training(monkeypatch):
 
 
 def files(folder):
-    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and p.name != ".lock")
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and p.suffix != ".lock")
 
 
 def test_a_run_says_all_about_itself(run, tmp_path):
@@ -60,7 +60,7 @@ def test_a_run_says_all_about_itself(run, tmp_path):
     assert run.record["code"] == runs.code_hash(RECIPE)
     assert run.record["recipe_hash"] == RECIPE.hash
     code = f"code-{run.record['code']}-{run.record['environment']['precision']}"
-    (folder,) = (tmp_path / "runs").iterdir()
+    (folder,) = (tmp_path / "runs").glob("toy-*")
     assert files(folder) == [f"{code}/checkpoint.pt", f"{code}/logits.npz", f"{code}/run.json"]
     assert folder.name.startswith("toy-digits-lt-s0-")
 

@@ -1,18 +1,22 @@
 """A run of several stages is the run of its earlier stages, continued: what is shared, and what is trained."""
 
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from ltnotes import data, inference, recipes, runs, training
+from ltnotes import data, files, inference, recipes, runs, training
 from ltnotes.catalogue import CHAPTERS
 from ltnotes.live_stage import NonFiniteLossError
 from ltnotes.methods.common import part
 from ltnotes.recipes import Recipe, Stage
 from tests import toys
 
+REPOSITORY = Path(__file__).parents[1]
 FIRST = Stage(steps=2, batch_size=16)
 ONE = Recipe("one", "digits-lt", (FIRST,), imbalance=100, backbone="resnet8")
 COSINE = part("squashing_cosine.CosineClassifier", scale=10.0)
@@ -72,6 +76,21 @@ def test_a_seed_that_diverges_in_the_first_stage_lets_the_others_finish_all(tmp_
     trained.clear()
     run(TWO, tmp_path, seed=1)
     assert trained == []
+
+
+def test_processes_that_begin_alike_under_other_names_train_the_beginning_once(tmp_path):
+    program = (
+        "import sys; from tests.test_shared_stages import *;"
+        " print(runs.run(eval(sys.argv[1]), out_dir=sys.argv[2], device='cpu').record['stages'][0]['finished'])"
+    )
+    command = [sys.executable, "-c", program]
+    processes = [
+        subprocess.Popen([*command, name, str(tmp_path)], cwd=REPOSITORY, stdout=-1, text=True)
+        for name in ("ONE", "TWO", "THREE")
+    ]
+    said = {process.communicate(timeout=300)[0] for process in processes}
+    assert len(said) == 1
+    assert len(list(tmp_path.glob("*/code-*/run.json"))) == 3
 
 
 def test_without_resume_every_stage_is_trained_anew(tmp_path, trained):
@@ -154,10 +173,10 @@ def test_the_labels_of_the_logits_are_named_by_their_hash(tmp_path):
     assert len(hashes) == 1 and len(hashes.pop()) == 64
 
 
-def test_logits_beyond_16_bits_are_kept_finite():
-    kept = runs.compressed(torch.tensor([[1e9, -1e9]]))
-    assert b"logits" in kept
-    assert torch.finfo(torch.float16).max == 65504
+def test_logits_beyond_16_bits_are_kept_finite(tmp_path):
+    files.write_logits(torch.tensor([[1e9, -1e9, 0.1]]), tmp_path / "logits.npz")
+    kept = files.read_logits(tmp_path / "logits.npz")
+    assert kept[0, :2].tolist() == [65504, -65504] and kept[0, 2] == pytest.approx(0.1, abs=1e-4)
 
 
 def test_a_run_without_its_logits_is_not_taken_for_finished(tmp_path, trained):
