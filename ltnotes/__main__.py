@@ -46,6 +46,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     ledger.add_argument("--status", action="store_true", help="say what is done, running and to do, and train nothing")
     ledger.add_argument("--only", nargs="+", default=[], metavar="RECIPE", help="these alone (default: the whole plan)")
     ledger.add_argument("--seed", type=int, nargs="+", default=[], help="these alone")
+    ledger.add_argument("--dataset", nargs="+", default=[], help="these alone")
     ledger.add_argument("--out", type=Path, help="the ledger's folder (default: book/results)")
     add_hardware(ledger)
 
@@ -106,7 +107,7 @@ def run_ledger(options: argparse.Namespace, arguments: list[str]) -> int:
 
     device = devices.choose_device(options.device)
     precision = devices.choose_precision(options.precision, device)
-    entries = ledger.plan(options.only, options.seed, gpu=device.type == "cuda")
+    entries = ledger.plan(options.only, options.seed, options.dataset, gpu=device.type == "cuda")
     folder = (options.out or ledger.results_folder()).resolve()
     if options.status:
         print("\n".join(ledger_work.status(entries, folder, device, precision)))

@@ -43,7 +43,8 @@ def choose_precision(asked: str | None, device: torch.device) -> str:
 
     The one asked for; without a wish that of the environment variable ``LTNOTES_PRECISION``;
     without one, bfloat16 where the hardware multiplies it. Emulated, it is two to three times
-    slower than float32. Only training follows it: evaluation is always in float32.
+    slower than float32. Only training follows it: evaluation is always in float32. On a GPU,
+    convolutions that train in float32 may use TF32, as is PyTorch's default.
 
     Raises:
         ValueError: a name that is not in ``PRECISIONS``.
@@ -69,6 +70,18 @@ def autocast(device: torch.device, precision: str) -> Any:
     # Without the cache, a forward pass without gradients leaves no detached copies of the weights behind.
     half = precision == "bfloat16"
     return torch.autocast(device.type, torch.bfloat16, enabled=half, cache_enabled=False)
+
+
+@contextmanager
+def full_float32(device: torch.device) -> Iterator[None]:
+    """Inside, float32 is float32: no autocast, and no TF32, which convolutions on a GPU use unless told otherwise."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 @contextmanager

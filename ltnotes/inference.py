@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ltnotes.batches import Normalizer
 from ltnotes.data import LongTailData, Split
+from ltnotes.devices import full_float32
 from ltnotes.folding import folded
 from ltnotes.methods.common import evaluating
 
@@ -42,5 +43,5 @@ def extract_features(model: nn.Module, split: Split, data: LongTailData) -> Tens
 @torch.no_grad()
 def _batched(model: nn.Module, function: Callable[[Tensor], Tensor], split: Split, data: LongTailData) -> Tensor:
     normalize = Normalizer(data.mean, data.std, split.images.device)
-    with evaluating(model), folded(model), torch.autocast(split.images.device.type, enabled=False):
+    with evaluating(model), folded(model), full_float32(split.images.device):
         return torch.cat([function(normalize(images)) for images in split.images.split(BATCH)])

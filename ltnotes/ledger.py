@@ -17,10 +17,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ltnotes import data, recipes, runs
+from ltnotes import data, recipes
 from ltnotes.catalogue import CHAPTERS
 from ltnotes.files import read_logits, write_bytes, write_text
-from ltnotes.stages import Recipe
+from ltnotes.finished import Run
+from ltnotes.stages import Recipe, recipe_from_record
 
 SCALE = "full"
 
@@ -89,15 +90,17 @@ class Entry:
         return hashlib.sha256(f"{self.recipe.up_to(0).hash} {self.seed}".encode()).hexdigest()[:12]
 
 
-def plan(names: Sequence[str] = (), seeds: Sequence[int] = (), gpu: bool = False) -> list[Entry]:
+def plan(
+    names: Sequence[str] = (), seeds: Sequence[int] = (), datasets: Sequence[str] = (), gpu: bool = False
+) -> list[Entry]:
     """What is to be trained, most worth first.
 
     Args:
-        names, seeds: only these; all if empty.
+        names, seeds, datasets: only these; all if empty.
         gpu: with what is planned for a GPU.
 
     Raises:
-        ValueError: a name or a seed that is not in the plan.
+        ValueError: a name, a seed or a data set that is not in the plan.
     """
     groups = [group for group in PLAN if gpu or not group.gpu]
     entries = [
@@ -107,28 +110,29 @@ def plan(names: Sequence[str] = (), seeds: Sequence[int] = (), gpu: bool = False
         for name in group.names
     ]
     entries = list(dict.fromkeys(entries))
-    for option, wanted, known in (
-        ("--only", names, dict.fromkeys(entry.name for entry in entries)),
-        ("--seed", seeds, dict.fromkeys(entry.seed for entry in entries)),
-    ):
+    chosen = {"name": ("--only", names), "seed": ("--seed", seeds), "dataset": ("--dataset", datasets)}
+    for field, (option, wanted) in chosen.items():
+        known = dict.fromkeys(getattr(entry, field) for entry in entries)
         for value in wanted:
             if value not in known:
                 raise ValueError(
                     f"{option}: got {value!r}, allowed are those of the plan: {', '.join(map(str, known))}"
                 )
-    return [e for e in entries if (not names or e.name in names) and (not seeds or e.seed in seeds)]
+    for field, (_, wanted) in chosen.items():
+        entries = [entry for entry in entries if not wanted or getattr(entry, field) in wanted]
+    return entries
 
 
 # --- what is there -----------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class KeptRun(runs.Run):
+class KeptRun(Run):
     """A run in the ledger: all of a run but its weights. ``checkpoint`` names its JSON file."""
 
     @property
     def logits(self) -> np.ndarray:
-        """As :attr:`ltnotes.runs.Run.logits`."""
+        """As :attr:`ltnotes.finished.Run.logits`."""
         return read_logits(self.checkpoint.with_suffix(".npz"))
 
     def weights(self, device: Any = "cpu") -> dict[str, Any]:
@@ -167,16 +171,15 @@ def kept_run(file: Path) -> KeptRun:
     """The run of one JSON file; errors as in :func:`read`."""
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
-        named = record["recipe"]
-        recipe = recipes.get(named["name"], named["dataset"], named["imbalance"], SCALE)
+        recipe = recipe_from_record(record["recipe"])
         return KeptRun(recipe, record["seed"], record["metrics"], record["history"], file, record)
     except (ValueError, LookupError, TypeError) as error:
         raise RuntimeError(f"{file} can't be read ({error}); take it from the repository again, or delete it") from None
 
 
-def write(run: runs.Run, entry: Entry, folder: Path, commit: str) -> None:
+def write(run: Run, entry: Entry, folder: Path) -> None:
     """Put a finished run into the ledger: the logits first, as the JSON says that both are there."""
-    record = {**run.record, "recipe": {**run.record["recipe"], "name": entry.name}, "scale": SCALE, "commit": commit}
+    record = {**run.record, "recipe": {**run.record["recipe"], "name": entry.name}, "scale": SCALE}
     record["data"] = {**record["data"], "subset_seed": run.recipe.data_seed}
     folder.mkdir(parents=True, exist_ok=True)
     write_bytes(run.checkpoint.with_name("logits.npz").read_bytes(), path(entry, folder).with_suffix(".npz"))
@@ -191,4 +194,5 @@ def path(entry: Entry, folder: Path) -> Path:
 def is_done(entry: Entry, folder: Path) -> bool:
     """Whether the ledger holds this training, as the recipe is now; whatever code made it."""
     file = path(entry, folder)
-    return file.is_file() and kept_run(file).record["recipe_hash"] == entry.recipe.hash
+    both = file.is_file() and file.with_suffix(".npz").is_file()
+    return both and kept_run(file).record["recipe_hash"] == entry.recipe.hash

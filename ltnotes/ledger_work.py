@@ -25,50 +25,73 @@ import ltnotes
 from ltnotes import data, runs
 from ltnotes.counts import exponential_counts
 from ltnotes.ledger import Entry, KeptRun, is_done, kept_run, path, write
-from ltnotes.live_stage import NonFiniteLossError, num_steps
+from ltnotes.live_stage import num_steps
 from ltnotes.progress import PROGRESS_FILE, Ticker, duration
-from ltnotes.provenance import environment
+from ltnotes.provenance import COMMIT, commit, environment
 
-COMMIT = "LTNOTES_LEDGER_COMMIT"  # tells the frozen copy of the code what it is a copy of
 SECONDS_BETWEEN_LINES = 600  # in a log
-LOWEST_PRIORITY = 15
+NICENESS = 15  # at least
+LAUNCHER = """import os
+import sys
+
+os.environ["{name}"] = "{commit}"
+from ltnotes.__main__ import main
+
+sys.exit(main())
+"""
 SIZES = {"cifar10-lt": (5000, 10), "cifar100-lt": (500, 100), "digits-lt": (124, 10)}  # largest class, classes
 FROZEN_COST = 0.25  # a step that trains the head alone, in steps that train everything
 
 
-def work(entries: Sequence[Entry], folder: Path, device: str | None, precision: str | None, commit: str) -> int:
-    """Train what the ledger lacks, and say so; returns how many trainings failed.
+def work(entries: Sequence[Entry], folder: Path, device: str | None = None, precision: str | None = None) -> int:
+    """Train what the ledger lacks, and say so; returns how many trainings could not be done.
 
-    What begins with a stage that another process is at is left to that process.
+    What begins with a stage that another process is at is left to it, and looked at again
+    after each pass in which something was trained.
 
     Raises:
-        FileNotFoundError: data that is not prepared; before anything is trained.
+        OSError: the cache or the ledger can't be written.
     """
-    missing = [entry for entry in entries if not is_done(entry, folder)]
-    for name, imbalance in dict.fromkeys((entry.dataset, entry.imbalance) for entry in missing):
-        data.load(name, imbalance)
-    failed = 0
-    for entry in missing:
-        try:
-            with _lock(entry).acquire(timeout=0):
-                if not is_done(entry, folder):
-                    failed += not _train(entry, folder, device, precision, commit)
-        except Timeout:
-            print(f"{entry.stem}: left to another process", flush=True)
-    return failed
+    missing = [entry for entry in entries if not is_done(entry, folder) and _has_data(entry)]
+    failed = {entry for entry in entries if not is_done(entry, folder)} - set(missing)
+    trained = True
+    while missing and trained:
+        trained = False
+        for entry in missing:
+            try:
+                with _lock(entry).acquire(timeout=0):
+                    if not is_done(entry, folder):
+                        trained = True
+                        if not _train(entry, folder, device, precision):
+                            failed.add(entry)
+            except Timeout:
+                print(f"{entry.stem}: left to another process", flush=True)
+        missing = [entry for entry in missing if not is_done(entry, folder) and entry not in failed]
+    return len(failed)
 
 
-def _train(entry: Entry, folder: Path, device: str | None, precision: str | None, commit: str) -> bool:
+def _has_data(entry: Entry) -> bool:
+    try:
+        data.load(entry.dataset, entry.imbalance)
+    except FileNotFoundError as error:
+        print(f"{entry.stem}: left out: {error}", flush=True)
+        return False
+    return True
+
+
+def _train(entry: Entry, folder: Path, device: str | None, precision: str | None) -> bool:
     print(f"{entry.stem}: begins", flush=True)
+    _began(entry).write_text(str(Path(ltnotes.__file__).parents[1]), encoding="utf-8")
     try:
         with _Watch(entry):
-            # A first stage is trained for hours, and what changed in the code since may not concern it; the record
-            # names the code of each stage.
+            # What other code made is taken, as hours went into it; the record names the code of each stage.
             run = runs.run(entry.recipe, entry.seed, device=device, precision=precision, any_code=True)
-    except NonFiniteLossError as error:
+    except (ValueError, RuntimeError) as error:  # of this training; the next may be better off
         print(f"{entry.stem}: failed: {error}", flush=True)
+        _began(entry).unlink()
         return False
-    write(run, entry, folder, commit)
+    write(run, entry, folder)
+    _began(entry).unlink()
     accuracy = run.metrics["balanced_accuracy"]
     print(f"{entry.stem}: {accuracy:.2%} balanced accuracy, {duration(run.seconds)} of training", flush=True)
     return True
@@ -94,6 +117,7 @@ class _Watch:
     def __init__(self, entry: Entry):
         self.file = _progress_file(entry)
         self.ticker = Ticker(self, SECONDS_BETWEEN_LINES)
+        self.before = os.environ.get(PROGRESS_FILE)
 
     def __enter__(self) -> None:
         os.environ[PROGRESS_FILE] = str(self.file)
@@ -102,6 +126,8 @@ class _Watch:
     def __exit__(self, *error: Any) -> None:
         self.ticker.__exit__()
         del os.environ[PROGRESS_FILE]
+        if self.before is not None:
+            os.environ[PROGRESS_FILE] = self.before
         self.file.unlink(missing_ok=True)
 
     def line(self) -> str:
@@ -184,37 +210,51 @@ def work_from_a_copy(
     """:func:`work`, after starting the command anew from a copy of the package, at low priority.
 
     A ledger runs for days while its checkout is worked on. Parts are imported, and the hash
-    of the code is taken, as trainings begin: from a copy, all of them see the same code.
+    of the code is taken, as trainings begin: from a copy, all of them see the same code. A
+    training that an older copy began, and was stopped in, is first finished by that copy.
 
     Args:
         arguments: of the command, as they were given.
     """
     if COMMIT in os.environ:
-        return work(entries, folder, device, precision, os.environ[COMMIT])
-    source = Path(ltnotes.__file__).parent
-    content = b"".join(file.read_bytes() for file in sorted(source.rglob("*.py")))
-    copy = _folder() / f"code-{hashlib.sha256(content).hexdigest()[:12]}"
-    if not copy.is_dir():
-        part = copy.with_name(f"{copy.name}.{os.getpid()}.part")
-        shutil.copytree(source, part / source.name, ignore=shutil.ignore_patterns("__pycache__"))
-        (part / "__main__.py").write_text("import sys\n\nfrom ltnotes.__main__ import main\n\nsys.exit(main())\n")
-        part.rename(copy)  # a copy that was interrupted is never taken for a whole one
+        return work(entries, folder, device, precision)
+    copy = _copy_of_the_package()
     with suppress(AttributeError):  # not every system has priorities
-        os.setpriority(os.PRIO_PROCESS, 0, max(LOWEST_PRIORITY, os.getpriority(os.PRIO_PROCESS, 0)))
-    own = {COMMIT: commit_of(source), "LTNOTES_HOME": str(data.home().resolve())}
-    print(f"the ledger: {folder}; code of commit {own[COMMIT]}, from {copy}", flush=True)
+        os.setpriority(os.PRIO_PROCESS, 0, max(NICENESS, os.getpriority(os.PRIO_PROCESS, 0)))
+    environment = {**os.environ, "LTNOTES_HOME": str(data.home().resolve())}
+    last = ["--out", str(folder)]
+    for entry in entries:
+        older = _copy_that_began(entry)
+        if older and older != copy and not is_done(entry, folder):
+            print(f"{entry.stem}: goes on from {older}, which began it", flush=True)
+            alone = ["--only", entry.name, "--dataset", entry.dataset, "--seed", str(entry.seed)]
+            alone += [f"--{name}={value}" for name, value in (("device", device), ("precision", precision)) if value]
+            subprocess.run([sys.executable, str(older), "ledger", *alone, *last], env=environment, check=False)
+    print(f"the ledger: {folder}; code of commit {commit()}, from {copy}", flush=True)
     # A folder that is run is where Python looks first, before the current one, which may be the checkout.
-    os.execve(sys.executable, [sys.executable, str(copy), *arguments, "--out", str(folder)], {**os.environ, **own})
+    os.execve(sys.executable, [sys.executable, str(copy), *arguments, *last], environment)
 
 
-def commit_of(package: Path) -> str:
-    """The commit that the package is of, with a word if it has been changed since; "unknown" outside a repository."""
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], cwd=package, capture_output=True, text=True, check=True).stdout
-
+def _copy_of_the_package() -> Path:
+    """A folder that can be run like the package."""
+    source, part = Path(ltnotes.__file__).parent, _folder() / f"copy.{os.getpid()}.part"
+    shutil.copytree(source, part / source.name, ignore=shutil.ignore_patterns("__pycache__"))
+    (part / "__main__.py").write_text(LAUNCHER.format(name=COMMIT, commit=commit()))
+    content = [f"{file.relative_to(part)}\n{file.read_text()}" for file in sorted(part.rglob("*.py"))]
+    copy = _folder() / f"code-{hashlib.sha256(''.join(content).encode()).hexdigest()[:12]}"
     try:
-        changed = " with changes" if git("status", "--porcelain", ".").strip() else ""
-        return git("rev-parse", "HEAD").strip() + changed
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        part.rename(copy)
+    except OSError:  # there is one of this code
+        shutil.rmtree(part)
+    return copy
+
+
+def _began(entry: Entry) -> Path:
+    return _folder() / f"{entry.stem}.began"
+
+
+def _copy_that_began(entry: Entry) -> Path | None:
+    with suppress(OSError):
+        copy = Path(_began(entry).read_text(encoding="utf-8"))
+        return copy if copy.is_dir() else None
+    return None

@@ -6,7 +6,9 @@ import ast
 import functools
 import hashlib
 import inspect
+import os
 import platform
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import is_dataclass
@@ -15,10 +17,12 @@ from typing import Any
 
 import numpy as np
 import torch
+import torchvision
 
 from ltnotes.methods.common import Part
 from ltnotes.stages import Recipe
 
+COMMIT = "LTNOTES_COMMIT"  # tells a copy of the code what it is a copy of
 FAST = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")  # instructions that decide how fast a network trains
 
 
@@ -31,6 +35,7 @@ def environment(device: torch.device, precision: str) -> dict[str, str]:
         "precision": precision,
         "python": platform.python_version(),
         "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
         "numpy": np.__version__,
     }
 
@@ -43,6 +48,25 @@ def processor() -> str:
     fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in reversed(lines))}
     found = [flag for flag in FAST if flag in fields.get("flags", "").split()]
     return fields.get("model name", platform.machine()) + (f" ({', '.join(found)})" if found else "")
+
+
+@functools.cache
+def commit() -> str:
+    """The commit of this package, with a word if it was changed since; "unknown" outside a repository."""
+    return os.environ.get(COMMIT) or commit_of(Path(__file__).parent)
+
+
+def commit_of(package: Path) -> str:
+    """As :func:`commit`, of a folder."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=package, capture_output=True, text=True, check=True).stdout
+
+    try:
+        changed = " with changes" if git("status", "--porcelain", ".").strip() else ""
+        return git("rev-parse", "HEAD").strip() + changed
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
 
 
 def code_hash(recipe: Recipe) -> str:

@@ -1,8 +1,9 @@
 """Finished trainings on disk: run a recipe, or read it from the cache.
 
 A run lies in ``<out_dir>/<recipe>-<dataset>-s<seed>-<key>/code-<hash>-<precision>/``. The
-key hashes recipe, data and seed; the code hash covers the modules that the run depends
-on, so that a run made by other code is never taken for one of this code's.
+key hashes recipe, data and seed. The code hash covers the modules that the run depends
+on, and the code and precision of the stages that it goes on from, so that a run made by
+other code, or begun by other code, is never taken for one of this code's.
 
 The state after each stage of a recipe is a run of its own, under the hash of the stages
 so far. Recipes that begin alike share it: classifier re-training goes on from the
@@ -19,82 +20,24 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from filelock import FileLock
-from torch import Tensor, nn
 
 from ltnotes import data, devices, metrics, training
-from ltnotes.files import read_logits, save_atomically, write_logits, write_text
+from ltnotes.files import save_atomically, write_logits, write_text
+from ltnotes.finished import FILES, Run, is_finished, read_run
 from ltnotes.live_stage import NonFiniteLossError
 from ltnotes.progress import TrainingProgress
-from ltnotes.provenance import code_hash, environment
+from ltnotes.provenance import code_hash, commit, environment
 from ltnotes.stages import Recipe
 
 UNFINISHED = "unfinished.pt"
-FINISHED = ("checkpoint.pt", "logits.npz", "run.json")  # in the order of writing
 TOGETHER = 4  # trainings side by side on a GPU
-_seen: set[Path] = set()  # runs that this process trained, or was spared once
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished run.
-
-    Args:
-        metrics: see :func:`ltnotes.metrics.summarize`; last epoch, test set.
-        history: per epoch: stage, epoch, loss, train_accuracy, learning_rate.
-        checkpoint: file with the weights, for ``torch.load(..., weights_only=True)``.
-        record: all that ``run.json`` holds: recipe, data, seed, seconds, device, versions,
-            code, the hash of the test labels, and what each stage was made with.
-    """
-
-    recipe: Recipe
-    seed: int
-    metrics: dict[str, Any]
-    history: list[dict[str, float]]
-    checkpoint: Path
-    record: dict[str, Any]
-
-    @property
-    def per_class_accuracy(self) -> list[float]:
-        """Test accuracy of each class, in class-id order."""
-        return self.metrics["per_class_accuracy"]
-
-    @property
-    def counts(self) -> list[int]:
-        """Training images per class."""
-        return self.record["data"]["counts"]
-
-    @property
-    def seconds(self) -> float:
-        """Time spent training all stages, without evaluation; of trainings side by side its own share."""
-        return self.record["seconds"]
-
-    @property
-    def logits(self) -> np.ndarray:
-        """Scores of the test images in the order of the test set, float32 ``[N, C]``, kept with 16 bits.
-
-        Their softmax are the class probabilities. Calibration, adjustment of the prior,
-        shifted test sets and prediction sets need no more than these and the labels.
-        """
-        return read_logits(self.checkpoint.with_name("logits.npz"))
-
-    def model(self) -> nn.Module:
-        """The trained network on the CPU, in evaluation mode."""
-        network = training.build_model(replace(self.recipe, pretrained=False), self.counts)
-        for stage in self.recipe.stages:
-            training.replace_head(network, stage, self.counts)
-        network.load_state_dict(self.weights())
-        return network.eval()
-
-    def weights(self, device: str | torch.device = "cpu") -> dict[str, Tensor]:
-        """The network's ``state_dict()``."""
-        return torch.load(self.checkpoint, map_location=device, weights_only=True)["model"]
+_counted: set[tuple[str, int]] = set()  # stages and seeds that this process trained, or was spared once
 
 
 @dataclass(frozen=True)
@@ -226,66 +169,60 @@ def _made(order: _Order, stage: int, seeds: Sequence[int]) -> dict[int, Run]:
         made = {}
         for seed, folder in folders.items():
             if order.resume and (found := _find(folder, recipe, seed, order)):
-                if folder not in _seen:
-                    TrainingProgress(f"{recipe.name}, seed {seed}").from_cache(found.seconds)
+                TrainingProgress(f"{recipe.name}, seed {seed}").from_cache(_not_counted_yet(found))
                 made[seed] = found
         missing = [seed for seed in seeds if seed not in made]
         if missing:
             before = _made(order, stage - 1, missing) if stage else dict.fromkeys(missing)
             made |= _train(order, stage, before, folders)
-        _seen.update(folders.values())
         return made
+
+
+def _not_counted_yet(run: Run) -> float:
+    """Seconds that training this run would have taken here, without the stages that were trained or found before."""
+    seconds = 0.0
+    for number, stage in enumerate(run.record["stages"]):
+        key = run.recipe.up_to(number).hash, run.seed
+        seconds += stage["seconds"] if key not in _counted else 0.0
+        _counted.add(key)
+    return seconds
 
 
 def _find(folder: Path, recipe: Recipe, seed: int, order: _Order) -> Run | None:
     """The finished run of this code; failing that, a word about those of other code, or one of them."""
-    code = f"code-{code_hash(recipe)}"
-    precision = order.precision if order.named else "*"
-    finished = [path.parent for path in folder.glob(f"code-*-{precision}/run.json") if _is_finished(path.parent)]
-    # The wanted precision comes first, the last made of other code last.
-    finished.sort(key=lambda path: (path.name != f"{code}-{order.precision}", (path / "run.json").stat().st_mtime))
-    own = [path for path in finished if path.name.rpartition("-")[0] == code]
+    runs = [read_run(path, recipe, seed) for path in sorted(folder.glob("code-*")) if is_finished(path)]
+    runs = [run for run in runs if not order.named or set(run.precisions) == {order.precision}]
+    # The precision of new trainings first, the last made last.
+    runs.sort(key=lambda run: (set(run.precisions) != {order.precision}, run.record["finished"]))
+    code = [code_hash(recipe.up_to(number)) for number in range(len(recipe.stages))]
+    own = [run for run in runs if [stage["code"] for stage in run.record["stages"]] == code]
     if own:
-        return read_run(own[0], recipe, seed)
-    if finished and order.any_code:
-        return read_run(finished[-1], recipe, seed)
-    if finished:
+        return own[0]
+    if runs and order.any_code:
+        return runs[-1]
+    if runs:
         print(
-            f"{folder.name} was made by other code ({finished[-1].name}, this is {code}): training it anew."
-            " runs.run(..., any_code=True) would take it as it is.",
+            f"{folder.name} was made by other code ({runs[-1].checkpoint.parent.name}, this is code-{code[-1]}):"
+            " training it anew. runs.run(..., any_code=True) would take it as it is.",
             file=sys.stderr,
         )
     return None
 
 
-def _is_finished(folder: Path) -> bool:
-    return all((folder / name).is_file() for name in FINISHED)
-
-
-def read_run(folder: Path, recipe: Recipe, seed: int) -> Run:
-    """A finished run from its folder.
-
-    Raises:
-        RuntimeError: ``run.json`` can't be read.
-    """
-    try:
-        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        return Run(recipe, seed, record["metrics"], record["history"], folder / "checkpoint.pt", record)
-    except (ValueError, LookupError, TypeError) as error:
-        raise RuntimeError(f"{folder}/run.json can't be read ({error}); delete the folder to train it anew") from None
+def _folder_name(code: str, precision: str, before: Run | None) -> str:
+    """The name of a run's own folder; what it goes on from is part of the code that made it."""
+    if before is not None:
+        code = hashlib.sha256(f"{before.checkpoint.parent.name} {code}".encode()).hexdigest()[:8]
+    return f"code-{code}-{precision}"
 
 
 def _train(order: _Order, stage: int, before: dict[int, Run | None], folders: dict[int, Path]) -> dict[int, Run]:
     """Train a stage for each seed, side by side, from the runs of the stages before it."""
-    code = f"code-{code_hash(order.recipe.up_to(stage))}-{order.precision}"
-    dataset = order.data.to(order.device)
-    jobs = []
+    code, dataset = code_hash(order.recipe.up_to(stage)), order.data.to(order.device)
+    jobs, own = [], {}
     for seed, run in before.items():
-        folder = folders[seed] / code
-        folder.mkdir(parents=True, exist_ok=True)
-        if not order.resume:
-            for name in (*FINISHED, UNFINISHED):  # a run.json without weights is no run
-                (folder / name).unlink(missing_ok=True)
+        own[seed] = folders[seed] / _folder_name(code, order.precision, run)
+        own[seed].mkdir(parents=True, exist_ok=True)
         of_several = f", stage {stage + 1} of {len(order.recipe.stages)}" if len(order.recipe.stages) > 1 else ""
         job = training.Training(
             order.recipe,
@@ -293,15 +230,19 @@ def _train(order: _Order, stage: int, before: dict[int, Run | None], folders: di
             seed,
             stage,
             run.weights(order.device) if run else None,
-            folder / UNFINISHED,
+            own[seed] / UNFINISHED,
             TrainingProgress(f"{order.recipe.name}, seed {seed}{of_several}"),
             order.precision,
         )
         jobs.append(job)
+    if not order.resume:  # what is finished stays until it is replaced: other recipes may go on from it
+        for folder in own.values():
+            (folder / UNFINISHED).unlink(missing_ok=True)
     made = {}
     try:
         for job in training.side_by_side(jobs):
-            made[job.seed] = _finish(job, before[job.seed], folders[job.seed] / code, len(jobs))
+            made[job.seed] = _finish(job, before[job.seed], own[job.seed], len(jobs))
+            _counted.add((order.recipe.up_to(stage).hash, job.seed))
     except NonFiniteLossError as error:
         order.diverged.append(error)
     return made
@@ -317,6 +258,7 @@ def _finish(job: training.Training, before: Run | None, folder: Path, together: 
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "environment": environment(job.device, job.precision),
         "code": code_hash(recipe),
+        "commit": commit(),
     }
     record = {
         "recipe": asdict(recipe),
@@ -334,7 +276,7 @@ def _finish(job: training.Training, before: Run | None, folder: Path, together: 
         "seconds": job.seconds + (before.seconds if before else 0.0),
         "stages": [*(before.record["stages"] if before else []), own],
     }
-    checkpoint, kept, run_json = (folder / name for name in FINISHED)
+    checkpoint, kept, run_json = (folder / name for name in FILES)
     save_atomically({"model": job.model.state_dict()}, checkpoint)
     write_logits(logits, kept)
     write_text(json.dumps(record, indent=1), run_json)  # last but one: with it the run is finished

@@ -135,6 +135,23 @@ class Recipe:
         )
 
 
+def recipe_from_record(content: dict[str, Any]) -> Recipe:
+    """The recipe that ``dataclasses.asdict`` and JSON made ``content`` of.
+
+    Raises:
+        ValueError, TypeError, LookupError: it is no recipe of this code.
+    """
+    stages = tuple(Stage(**{name: _from_json(value) for name, value in stage.items()}) for stage in content["stages"])
+    others = {name: _from_json(value) for name, value in content.items() if name != "stages"}
+    return Recipe(stages=stages, **others)
+
+
+def _from_json(value: Any) -> Any:
+    if isinstance(value, dict):
+        return Part(value["name"], _from_json(value["options"]))
+    return tuple(map(_from_json, value)) if isinstance(value, list) else value
+
+
 def _numbers(owner: Any, lowest: dict[str, float]) -> None:
     """Check number fields against their lowest value and make them floats, so that 1 and 1.0 hash alike."""
     for name, low in lowest.items():

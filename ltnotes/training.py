@@ -17,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,8 @@ class Training:
         self.next_checkpoint = 0.0
         self.evaluation_scale = 1.0
         with self._random(0, 0):
-            self.model = build_model(recipe, data.counts).to(self.device, memory_format=torch.channels_last)
+            begun = recipe if weights is None else replace(recipe, pretrained=False)
+            self.model = build_model(begun, data.counts).to(self.device, memory_format=torch.channels_last)
         self._rehearse()
         for before in range(stage):  # so that the shapes fit what is loaded
             self._replace_head(before)

@@ -25,6 +25,12 @@ def _one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _hardware_s_precision():
+    """The user's wish is none of the tests' business; those that train have a wish of their own."""
+    os.environ.pop(VARIABLE, None)
+
+
 @pytest.fixture(autouse=True)
 def _own_home(tmp_path, monkeypatch):
     """No test reads or writes the user's data and runs, nor reports to a chapter that executes."""

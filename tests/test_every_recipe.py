@@ -9,6 +9,7 @@ import pytest
 
 from ltnotes import data, recipes, runs
 from ltnotes.catalogue import CHAPTERS
+from ltnotes.devices import VARIABLE
 from tests import toys
 
 IMBALANCE = 20
@@ -67,6 +68,15 @@ def test_a_recipe_trains_where_the_smallest_class_has_one_image(name):
     recipe = recipes.get(name, "digits-lt", 100, "tiny", steps=2)
     job, _ = train(recipe)
     assert min(job.data.counts) == 1 and math.isfinite(job.history[-1]["loss"])
+
+
+@pytest.mark.parametrize("name", ["crt", "lws", "blt", "cam-fusion-block-2", "gcl"])
+def test_in_half_precision_too_stages_one_by_one_are_the_training_in_one_go(name, tmp_path, monkeypatch):
+    monkeypatch.setenv(VARIABLE, "bfloat16")
+    recipe = recipes.get(name, "digits-lt", IMBALANCE, "tiny", steps=2, batch_size=16)
+    run = runs.run(recipe, out_dir=tmp_path, device="cpu")
+    assert run.precisions == ["bfloat16"] * 2
+    assert all(run.weights()[key].equal(value) for key, value in continued(recipe).model.state_dict().items())
 
 
 # The first of each chapter, built for data whose images are large and whose classes are many.

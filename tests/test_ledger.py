@@ -12,9 +12,9 @@ import jsonschema
 import numpy as np
 import pytest
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
-from ltnotes import data, ledger, ledger_work, metrics, recipes, runs
+from ltnotes import data, ledger, ledger_work, metrics, provenance, recipes, runs
 from ltnotes.__main__ import main
 from ltnotes.ledger import Entry
 from ltnotes.live_stage import NonFiniteLossError
@@ -47,7 +47,7 @@ def trained(monkeypatch):
 
 
 def work(entries, folder):
-    return ledger_work.work(entries, folder, "cpu", None, COMMIT)
+    return ledger_work.work(entries, folder, "cpu")
 
 
 # --- the plan ---
@@ -115,7 +115,7 @@ def test_what_is_trained_is_kept_once_with_all_that_is_known_of_it(small, tmp_pa
     assert (made.recipe, made.metrics, made.history) == (original.recipe, original.metrics, original.history)
     assert np.array_equal(made.logits, original.logits)
     assert again.record["stages"][0] == made.record["stages"][0] and len(again.record["stages"]) == 2
-    assert made.record["commit"] == COMMIT and made.record["data"]["subset_seed"] == 0
+    assert made.record["commit"] == provenance.commit() and made.record["data"]["subset_seed"] == 0
     with pytest.raises(FileNotFoundError, match="the ledger keeps no weights"):
         made.model()
     said = capsys.readouterr().out
@@ -131,6 +131,9 @@ def test_a_recipe_that_changed_is_trained_anew_and_other_code_is_not(small, tmp_
     ledger.path(CE, tmp_path).write_text(json.dumps(record | {"recipe_hash": "1" * 64}))
     work([CE], tmp_path)
     assert trained == ["ce", "ce"]
+    ledger.path(CE, tmp_path).with_suffix(".npz").unlink()
+    work([CE], tmp_path)
+    assert trained == ["ce"] * 3
 
 
 def test_what_another_process_is_at_is_left_to_it(small, tmp_path, trained, capsys):
@@ -145,24 +148,48 @@ def test_what_another_process_is_at_is_left_to_it(small, tmp_path, trained, caps
     assert done.stdout.endswith("['kps']\n")
 
 
-def test_a_training_that_fails_is_said_and_the_next_one_is_trained(small, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("error", [NonFiniteLossError("the loss is nan"), ValueError("validation: got 99")])
+def test_a_training_that_fails_is_said_and_the_next_one_is_trained(small, tmp_path, monkeypatch, capsys, error):
     run = runs.run
 
     def fail(recipe, *arguments, **options):
         if recipe.name == "ce":
-            raise NonFiniteLossError("the loss is nan")
+            raise error
         return run(recipe, *arguments, **options)
 
     monkeypatch.setattr(runs, "run", fail)
     assert work([CE, KPS], tmp_path) == 1
-    assert "failed: the loss is nan" in capsys.readouterr().out
+    assert f"failed: {error}" in capsys.readouterr().out
     assert [run.recipe.name for run in ledger.read(tmp_path)] == ["kps"]
 
 
-def test_data_that_is_not_prepared_is_said_before_anything_is_trained(small, tmp_path, trained):
-    with pytest.raises(FileNotFoundError, match=r"run 'python -m data_prep cifar100 --imbalance 50"):
-        work([CE, Entry("ce", "cifar100-lt", 50.0, 0)], tmp_path)
-    assert trained == []
+def test_data_that_is_not_prepared_is_said_first_and_the_rest_is_trained(small, tmp_path, trained, capsys):
+    unprepared = Entry("ce", "cifar100-lt", 50.0, 0)
+    assert work([CE, unprepared], tmp_path) == 1
+    assert trained == ["ce"]
+    first, *_ = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"{unprepared.stem}: left out: ") and "data_prep cifar100 --imbalance 50" in first
+
+
+def test_what_another_process_left_undone_is_looked_at_again(small, tmp_path, trained, monkeypatch):
+    held = FileLock(ledger_work._folder() / f"{CE.family}.lock", is_singleton=True)
+    held.acquire()
+    write = ledger_work.write
+
+    def release(*arguments):  # as the other process does when it dies
+        write(*arguments)
+        held.release()
+
+    lock = ledger_work._lock
+    monkeypatch.setattr(ledger_work, "write", release)
+    monkeypatch.setattr(ledger_work, "_lock", lambda entry: _Held() if held.is_locked and entry is CE else lock(entry))
+    assert work([CE, KPS], tmp_path) == 0
+    assert trained == ["kps", "ce"]
+
+
+class _Held:
+    def acquire(self, timeout):
+        raise Timeout("held")
 
 
 def test_a_killed_ledger_goes_on(small, tmp_path, monkeypatch):
@@ -189,7 +216,7 @@ def test_status_says_what_is_done_running_and_to_do(small, tmp_path, monkeypatch
     assert [line.split()[0:2] for line in status()[:3]] == [["to", "do"]] * 3
     assert "no speed known yet" in status()[0] and status()[-1] == "0 done, 0 running, 3 to do"
     work([CE], tmp_path / "results")
-    with ledger_work._Watch(KPS), FileLock(ledger_work._folder() / f"{KPS.family}.lock"):
+    with ledger_work._Watch(KPS):
         ledger_work._progress_file(KPS).write_text('{"share": 0.25, "text": "kps, seed 0: epoch 3", "left": "9 min"}')
         monkeypatch.setattr(ledger_work, "_is_held", lambda lock: Path(lock.lock_file).stem == KPS.family)
         lines = status()
@@ -232,36 +259,73 @@ def test_this_machines_speed_counts_before_that_of_others(small, tmp_path):
 # --- the command ---
 
 
-def test_the_command_starts_anew_from_a_copy_of_the_code_at_low_priority(tmp_path, monkeypatch, capsys):
-    started, priorities = [], []
-    monkeypatch.setattr(os, "execve", lambda *arguments: started.append(arguments))
-    monkeypatch.setattr(os, "setpriority", lambda which, who, value: priorities.append(value))
-    monkeypatch.delenv(ledger_work.COMMIT, raising=False)
-    main(["ledger", "--only", "ce", "--out", str(tmp_path / "results")])
-    ((program, command, environment),) = started
-    assert program == sys.executable and command[2:5] == ["ledger", "--only", "ce"]
+@pytest.fixture
+def started(monkeypatch):
+    """What would have been started, as (command, environment), and the priority before it."""
+    commands = []
+    monkeypatch.setattr(os, "execve", lambda program, command, environment: commands.append((command, environment)))
+    monkeypatch.setattr(os, "setpriority", lambda which, who, value: commands.append(value))
+    monkeypatch.delenv(provenance.COMMIT, raising=False)
+    return commands
+
+
+def test_the_command_starts_anew_from_a_copy_of_the_code_at_low_priority(tmp_path, started, capsys):
+    for _ in range(2):  # the second finds the copy
+        main(["ledger", "--only", "ce", "--out", str(tmp_path / "results")])
+    priority, (command, environment), _, again = started
+    assert again[0] == command and command[0] == sys.executable and command[2:5] == ["ledger", "--only", "ce"]
     assert command[-2:] == ["--out", str(tmp_path / "results")]
-    assert priorities[0] >= 15 and environment["LTNOTES_HOME"] == str(tmp_path)
-    assert "the ledger: " in capsys.readouterr().out
-    # What the copy runs is the copy, even from within a checkout.
+    assert priority >= 15 and environment["LTNOTES_HOME"] == str(tmp_path)
+    assert list((tmp_path / "ledger").glob("*.part")) == []
+    assert f"code of commit {provenance.commit()}, from {command[1]}" in capsys.readouterr().out
+    # What the copy runs is the copy, even from within a checkout, and it knows its commit.
     copy = Path(command[1])
-    (copy / "ltnotes" / "ledger_work.py").write_text("def work_from_a_copy(*a):\n    print(__file__)\n    return 0\n")
+    (copy / "ltnotes" / "ledger_work.py").write_text(
+        "import os\n\n\ndef work_from_a_copy(*a):\n    print(__file__, os.environ['LTNOTES_COMMIT'])\n    return 0\n"
+    )
     done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == str(copy / "ltnotes" / "ledger_work.py")
+    assert done.stdout.strip() == f"{copy / 'ltnotes' / 'ledger_work.py'} {provenance.commit()}"
+
+
+def test_what_an_older_copy_began_it_finishes(small, tmp_path, started, monkeypatch):
+    older = tmp_path / "ledger" / "code-older"
+    older.mkdir(parents=True)
+    ledger_work._began(KPS).write_text(str(older))
+    ledger_work._began(CE).write_text(str(tmp_path / "is gone"))
+    ran = []
+    monkeypatch.setattr(subprocess, "run", lambda command, **options: ran.append(command))
+    monkeypatch.setattr(provenance, "commit_of", lambda package: COMMIT)
+    provenance.commit.cache_clear()
+    ledger_work.work_from_a_copy([CE, KPS], tmp_path / "results", None, "bf16", ["ledger"])
+    provenance.commit.cache_clear()
+    alone = ["--only", "kps", "--dataset", "digits-lt", "--seed", "0", "--precision=bf16"]
+    assert ran == [[sys.executable, str(older), "ledger", *alone, "--out", str(tmp_path / "results")]]
+    assert len(started) == 2  # then the new copy
+
+
+def test_what_began_is_remembered_until_it_is_in_the_ledger(small, tmp_path, monkeypatch):
+    def killed(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(ledger_work, "write", killed)
+        work([CE], tmp_path / "results")
+    assert ledger_work._copy_that_began(CE) == REPOSITORY
+    work([CE], tmp_path / "results")
+    assert ledger_work._copy_that_began(CE) is None
 
 
 def test_in_the_copy_the_command_works(tmp_path, monkeypatch):
     worked = []
-    monkeypatch.setenv(ledger_work.COMMIT, COMMIT)
+    monkeypatch.setenv(provenance.COMMIT, COMMIT)
     monkeypatch.setattr(ledger_work, "work", lambda *arguments: worked.append(arguments) or 0)
     assert main(["ledger", "--only", "ce", "--seed", "0", "--out", str(tmp_path)]) == 0
-    ((entries, folder, *_, commit),) = worked
+    ((entries, folder, *_),) = worked
     assert [entry.dataset for entry in entries] == ["cifar10-lt", "cifar100-lt"] and folder == tmp_path
-    assert commit == COMMIT
 
 
 def test_the_commit_of_a_package_outside_a_repository_is_unknown(tmp_path):
-    assert ledger_work.commit_of(tmp_path) == "unknown"
+    assert provenance.commit_of(tmp_path) == "unknown"
 
 
 @pytest.mark.parametrize("arguments", [["--only", "nothing"], ["--seed", "9"], ["--precision", "half"]])
@@ -286,6 +350,25 @@ def test_a_record_follows_the_schema(small, tmp_path):
     for name in SCHEMA["required"]:
         with pytest.raises(jsonschema.ValidationError, match=name):
             jsonschema.validate({key: value for key, value in record.items() if key != name}, of_tests)
+
+
+def test_records_of_one_data_set_are_of_the_same_images():
+    chosen = {}
+    for run in ledger.read(RESULTS):
+        source = run.record["data"]
+        key = run.recipe.dataset, run.recipe.imbalance, source["subset_seed"], run.recipe.validation
+        assert chosen.setdefault(key, source["fingerprint"]) == source["fingerprint"], run.checkpoint.name
+    assert chosen
+
+
+def test_a_record_says_what_was_trained_whatever_its_name_means_now(small, tmp_path):
+    work([CE], tmp_path)
+    path = ledger.path(CE, tmp_path)
+    record = json.loads(path.read_text())
+    record["recipe"] |= {"name": "a name of old", "backbone": "resnet32"}
+    path.write_text(json.dumps(record))
+    (found,) = ledger.read(tmp_path)
+    assert (found.recipe.name, found.recipe.backbone) == ("a name of old", "resnet32")
 
 
 @pytest.mark.parametrize("path", records())

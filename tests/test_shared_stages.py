@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from ltnotes import data, files, inference, recipes, runs, training
+from ltnotes import data, files, inference, progress, recipes, runs, training
 from ltnotes.catalogue import CHAPTERS
-from ltnotes.live_stage import NonFiniteLossError
+from ltnotes.live_stage import LiveStage, NonFiniteLossError
 from ltnotes.methods.common import part
 from ltnotes.recipes import Recipe, Stage
 from tests import toys
 
+pytestmark = pytest.mark.usefixtures("each_precision")
 REPOSITORY = Path(__file__).parents[1]
 FIRST = Stage(steps=2, batch_size=16)
 ONE = Recipe("one", "digits-lt", (FIRST,), imbalance=100, backbone="resnet8")
@@ -124,10 +125,48 @@ def test_a_bad_option_of_the_last_stage_is_said_before_the_first_trains(tmp_path
     assert trained == []
 
 
+def test_what_goes_on_from_other_code_is_not_taken_for_this_codes(tmp_path, monkeypatch, trained):
+    code_hash = runs.code_hash
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "code_hash", lambda recipe: "0" * 8 if len(recipe.stages) == 1 else code_hash(recipe))
+        run(ONE, tmp_path)
+    two = run(TWO, tmp_path, any_code=True)
+    assert [stage["code"] for stage in two.record["stages"]] == ["0" * 8, code_hash(TWO)]
+    assert [stage["code"] for stage in run(TWO, tmp_path).record["stages"]] == [code_hash(ONE), code_hash(TWO)]
+    assert trained == [(0, 0), (0, 1), (0, 0), (0, 1)]
+
+
+def test_trained_anew_what_is_finished_stays_until_it_is_replaced(tmp_path, monkeypatch, trained):
+    run(TWO, tmp_path)
+    with pytest.raises(ValueError, match=r"^n_base: got"):
+        run(replace(TWO, stages=(FIRST, replace(FIRST, loss=part("kps.KPSLoss", n_base=0.5)))), tmp_path, resume=False)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(LiveStage, "step", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        run(TWO, tmp_path, resume=False)
+    trained.clear()
+    assert run(ONE, tmp_path).weights() and run(TWO, tmp_path).weights()
+    assert trained == []
+
+
+def test_what_the_cache_saved_is_counted_once_for_each_stage(tmp_path, monkeypatch):
+    """A chapter adds it to its own time, as the next reader's cache is empty."""
+    made = [run(recipe, tmp_path) for recipe in (ONE, TWO, THREE)]
+    monkeypatch.setattr(runs, "_counted", set())
+    monkeypatch.setattr(progress.TrainingProgress, "cached_seconds", 0.0)
+    for recipe in (TWO, ONE, THREE, TWO):
+        run(recipe, tmp_path)
+    assert progress.TrainingProgress.cached_seconds == pytest.approx(made[2].seconds)
+
+
 # --- precision ---
 
 
-def test_where_no_precision_is_named_a_run_in_any_will_do(tmp_path, trained, monkeypatch):
+@pytest.fixture
+def nothing_named(monkeypatch):
+    monkeypatch.delenv("LTNOTES_PRECISION")
+
+
+def test_where_no_precision_is_named_a_run_in_any_will_do(tmp_path, trained, monkeypatch, nothing_named):
     made = run(ONE, tmp_path, precision="bf16")
     assert made.record["environment"]["precision"] == "bfloat16"
     monkeypatch.setattr(runs.devices, "multiplies_bfloat16", lambda device: False)
@@ -136,7 +175,7 @@ def test_where_no_precision_is_named_a_run_in_any_will_do(tmp_path, trained, mon
 
 
 @pytest.mark.parametrize("by_environment", [False, True])
-def test_a_named_precision_is_what_one_gets(tmp_path, trained, monkeypatch, by_environment):
+def test_a_named_precision_is_what_one_gets(tmp_path, trained, monkeypatch, nothing_named, by_environment):
     half = run(ONE, tmp_path, precision="bf16")
     if by_environment:
         monkeypatch.setenv("LTNOTES_PRECISION", "float32")
@@ -146,6 +185,41 @@ def test_a_named_precision_is_what_one_gets(tmp_path, trained, monkeypatch, by_e
     assert run(ONE, tmp_path, precision="bfloat16").record == half.record
     assert run(ONE, tmp_path, precision="fp32").record == plain.record
     assert len(trained) == 2
+
+
+def test_a_named_precision_is_that_of_every_stage(tmp_path, trained, monkeypatch, nothing_named):
+    monkeypatch.setattr(runs.devices, "multiplies_bfloat16", lambda device: False)
+    run(ONE, tmp_path, precision="bf16")
+    mixed = run(TWO, tmp_path)
+    assert mixed.precisions == ["bfloat16", "float32"]
+    plain = run(TWO, tmp_path, precision="float32")
+    assert plain.precisions == ["float32", "float32"] and plain.checkpoint != mixed.checkpoint
+    assert run(TWO, tmp_path).record == plain.record  # what this machine trains comes first
+    assert len(trained) == 4
+
+
+def test_a_stage_goes_on_from_the_beginning_that_it_had_when_it_was_stopped(tmp_path, monkeypatch, nothing_named):
+    """Not from a checkpoint that went on from another one."""
+    monkeypatch.setattr(runs.devices, "multiplies_bfloat16", lambda device: False)
+    monkeypatch.setattr(training, "CHECKPOINT_SHARE", float("inf"))
+    long = replace(TWO, stages=(FIRST, replace(FIRST, steps=40, trains="head")))  # of three epochs
+    expected = run(long, tmp_path / "clean", precision="float32")
+    run(ONE, tmp_path, precision="bf16")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training.Training, "_write_checkpoint", stop_after_writing(training.Training._write_checkpoint))
+        run(long, tmp_path)
+    assert len(list(tmp_path.glob("two-digits*/code-*/unfinished.pt"))) == 1
+    found = run(long, tmp_path, precision="float32").weights()
+    assert all(found[name].equal(value) for name, value in expected.weights().items())
+
+
+def stop_after_writing(write):
+    def stop(self, epoch, live):
+        write(self, epoch, live)
+        if self.number == 1:
+            raise KeyboardInterrupt
+
+    return stop
 
 
 # --- logits ---

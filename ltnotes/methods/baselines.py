@@ -75,7 +75,7 @@ class _ClassWeighted(Loss):
         self.register_buffer("weight", weights_summing_to_classes(weights))
 
     def per_sample(self, logits: Tensor, targets: Tensor, features: Tensor | None, **more: Tensor | None) -> Tensor:
-        weight = self.weight.take(targets).to(logits.dtype)
+        weight = self.weight[targets].to(logits.dtype)
         if self.divide_by == "weights":
             weight = weight / weight.mean()
         return weight * self.base.per_sample(logits, targets, features, **more)
@@ -298,8 +298,6 @@ class LabelAwareSmoothing(Loss):
     """
 
     smoothing: Tensor
-    of_each: Tensor
-    of_target: Tensor
 
     def __init__(self, class_counts: Sequence[int], head: float = 0.3, tail: float = 0.0, shape: str = "concave"):
         super().__init__()
@@ -315,14 +313,11 @@ class LabelAwareSmoothing(Loss):
         # Counted from the largest, so that balanced counts are all at 1.
         size = 1 - (counts.max() - counts) / (counts.max() - counts.min()).clamp_min(1)
         self.register_buffer("smoothing", tail + (head - tail) * SHAPES[shape](size))
-        # As if every class, the target too, had what each of the others has, and the target the rest.
-        self.register_buffer("of_each", self.smoothing / (self.num_classes - 1), persistent=False)
-        self.register_buffer("of_target", 1 - self.smoothing - self.of_each, persistent=False)
 
     def per_sample(self, logits: Tensor, targets: Tensor, features: Tensor | None) -> Tensor:
-        log_p = logits.log_softmax(dim=1)
-        of_each = self.of_each.take(targets).to(logits.dtype) * log_p.sum(dim=1)
-        return F.nll_loss(log_p, targets, self.of_target.to(logits.dtype), reduction="none") - of_each
+        eps, own = self.smoothing[targets, None].to(logits.dtype), is_target(logits, targets)
+        wanted = (1 - eps) * own + eps / (self.num_classes - 1) * (1 - own)
+        return F.cross_entropy(logits, wanted, reduction="none")
 
 
 class Mixup(Transform):

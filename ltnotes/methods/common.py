@@ -149,7 +149,10 @@ class Loss(nn.Module):
         if self.num_classes is not None and classes != self.num_classes:
             raise ValueError(f"logits: got {classes} classes, allowed are {self.num_classes}, as in class_counts")
         if targets.device.type == "cpu" and targets.numel() and not torch.compiler.is_compiling():
-            low, high = (bound.item() for bound in targets.aminmax())
+            try:
+                low, high = (bound.item() for bound in targets.aminmax())
+            except RuntimeError:  # within torch.func.vmap nothing has a value to look at
+                return
             if not 0 <= low <= high < classes:
                 raise ValueError(f"targets: got {low} to {high}, allowed are 0 to {classes - 1}")
 
@@ -165,10 +168,10 @@ def angle(cosines: Tensor) -> Tensor:
     At 1 and -1, and beyond by rounding, the derivative of the angle is infinite. There
     the angle counts as constant.
     """
-    inside = cosines.abs() < 1
+    outside = cosines.abs() >= 1
     # The inner choice keeps infinity out of the derivative: times the outer one's 0 it would be NaN.
-    theta = torch.where(inside, cosines, 0.0).acos()
-    return torch.where(inside, theta, math.pi * (cosines < 0))
+    theta = torch.where(outside, 0.0, cosines).acos()
+    return torch.where(outside, math.pi * (cosines < 0), theta)
 
 
 def weights_summing_to_classes(weights: Tensor | Sequence[float]) -> Tensor:

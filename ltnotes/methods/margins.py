@@ -104,7 +104,8 @@ class ArcFaceLoss(_ScaledCosines):
         self.margin = margin
 
     def per_sample(self, logits: Tensor, targets: Tensor, features: Tensor | None) -> Tensor:
-        with_margin = torch.where(is_target(logits, targets).bool(), self.penalized(logits), logits)
+        of_target = self.penalized(logits.gather(1, targets[:, None]))
+        with_margin = torch.where(is_target(logits, targets).bool(), of_target, logits)
         return F.cross_entropy(self.scale * with_margin, targets, reduction="none")
 
     def penalized(self, cosines: Tensor) -> Tensor:

@@ -15,7 +15,8 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -67,22 +68,11 @@ class Bench:
         return torch.cuda.memory_reserved(self.device) / 2**30
 
 
-@contextmanager
-def full_fp32() -> Iterator[None]:
-    """Without TF32, which convolutions use on a GPU unless told otherwise."""
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = before
-
-
 def variants(bench: Bench) -> Iterator[Row]:
     """The same step eagerly, in several precisions and layouts, and with a compiled backbone."""
     own = devices.choose_precision(None, bench.device)
     eager_ones = {
-        "eager, float32": ("float32", torch.contiguous_format, full_fp32),
+        "eager, float32": ("float32", torch.contiguous_format, partial(devices.full_float32, bench.device)),
         "eager, TF32 where there is": ("float32", torch.contiguous_format, nullcontext),
         "eager, TF32, channels_last": ("float32", torch.channels_last, nullcontext),
         f"eager, {own} as trained here, channels_last": (own, torch.channels_last, nullcontext),
@@ -176,7 +166,7 @@ def same_accuracy(bench: Bench) -> Iterator[Row]:
 
     def accuracies(as_it_is: bool) -> list[float]:
         found = []
-        with nullcontext() if as_it_is else eager(), nullcontext() if as_it_is else full_fp32():
+        with nullcontext() if as_it_is else eager(), nullcontext() if as_it_is else devices.full_float32(bench.device):
             for seed in range(3):
                 job = Training(recipe, bench.source, seed, precision=None if as_it_is else "float32")
                 job.run()

@@ -1,12 +1,14 @@
 """What holds of every loss because it is plain tensor code: any derivative, ``torch.func``, ``torch.compile``."""
 
+import inspect
 from functools import partial
 
 import pytest
 import torch
+from torch import nn
 
-from ltnotes.methods.common import Loss, part
-from tests.methods.test_baselines import COUNTS, batch
+from ltnotes.methods.common import Loss, angle, part
+from tests.methods.test_baselines import BATCH, COUNTS, batch
 
 LOSSES = {
     "cross-entropy": part("baselines.CrossEntropy"),
@@ -30,12 +32,32 @@ LOSSES = {
 each_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
 
 
-def built(loss: object) -> Loss:
-    """The loss at the end of its stage, drawing nothing."""
-    made = loss.build(class_counts=COUNTS).eval()
-    if hasattr(made, "set_progress"):
-        made.set_progress(1.0)
-    return made
+GENERATOR = torch.Generator().manual_seed(3)
+DRAWN = {  # what a loss would draw for itself
+    "noise": torch.randn(BATCH, len(COUNTS), generator=GENERATOR, dtype=torch.float64),
+    "mask": torch.rand(BATCH, len(COUNTS), generator=GENERATOR) < 0.5,
+}
+
+
+class Fixed(nn.Module):
+    """A loss at the end of its stage, that is given what it would draw."""
+
+    def __init__(self, loss: object):
+        super().__init__()
+        self.loss: Loss = loss.build(class_counts=COUNTS)
+        if hasattr(self.loss, "set_progress"):
+            self.loss.set_progress(1.0)
+        drawn = inspect.signature(self.loss.per_sample).parameters.keys() & DRAWN.keys()
+        self.drawn = {name: DRAWN[name] for name in drawn}
+
+    def forward(self, scores, targets, features):
+        drawn = {name: value[: len(scores)] for name, value in self.drawn.items()}
+        if scores.dtype != torch.float64:
+            drawn = {name: value.float() for name, value in drawn.items()}
+        return self.loss(scores, targets, features, **drawn)
+
+
+built = Fixed
 
 
 def samples(dtype=torch.float64):
@@ -67,6 +89,29 @@ def test_torch_func_gives_the_gradient_of_autograd(loss):
     of_scores = partial(made, targets=targets[:2], features=features[:2])
     hessian = torch.func.hessian(of_scores)(scores[:2])
     assert hessian.shape == (2, 5, 2, 5) and hessian.isfinite().all() and hessian.abs().max() > 0
+
+
+# Not those that draw for a whole batch, nor one in which a sample's weight depends on the others.
+@pytest.mark.parametrize(
+    "loss",
+    [loss for loss in LOSSES.values() if not Fixed(loss).drawn and "divide_by" not in dict(loss.options)],
+    ids=str,
+)
+def test_torch_func_gives_the_gradient_of_each_sample(loss):
+    """As one who looks at gradients sample by sample does it."""
+    scores, targets, features = samples()
+    of_one = lambda z, y, f: built(loss)(z[None], y[None], f[None])
+    each = torch.func.vmap(torch.func.grad(of_one))(scores, targets, features)
+    whole = torch.func.grad(built(loss))(scores, targets, features)
+    torch.testing.assert_close(each / len(scores), whole)
+
+
+def test_an_angle_that_is_not_a_number_stays_none():
+    cosines = torch.tensor([float("nan"), 1.0, 1.1, -1.0, -1.1, 0.0], dtype=torch.float64, requires_grad=True)
+    theta = angle(cosines)
+    assert theta[0].isnan() and theta[1:].tolist() == pytest.approx([0, 0, torch.pi, torch.pi, torch.pi / 2])
+    theta[1:].sum().backward()
+    assert cosines.grad[1:].tolist() == [0, 0, 0, 0, -1]
 
 
 @each_loss

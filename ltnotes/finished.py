@@ -1,0 +1,97 @@
+"""A finished run: what is known of it, and where it lies."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ltnotes import training
+from ltnotes.files import read_logits
+from ltnotes.stages import Recipe
+
+FILES = ("checkpoint.pt", "logits.npz", "run.json")  # in the order of writing
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Args:
+        metrics: see :func:`ltnotes.metrics.summarize`; last epoch, test set.
+        history: per epoch: stage, epoch, loss, train_accuracy, learning_rate.
+        checkpoint: file with the weights, for ``torch.load(..., weights_only=True)``.
+        record: all that ``run.json`` holds: recipe, data, seed, seconds, device, versions,
+            code, the hash of the test labels, and what each stage was made with.
+    """
+
+    recipe: Recipe
+    seed: int
+    metrics: dict[str, Any]
+    history: list[dict[str, float]]
+    checkpoint: Path
+    record: dict[str, Any]
+
+    @property
+    def per_class_accuracy(self) -> list[float]:
+        """Test accuracy of each class, in class-id order."""
+        return self.metrics["per_class_accuracy"]
+
+    @property
+    def counts(self) -> list[int]:
+        """Training images per class."""
+        return self.record["data"]["counts"]
+
+    @property
+    def seconds(self) -> float:
+        """Time spent training all stages, without evaluation; of trainings side by side its own share."""
+        return self.record["seconds"]
+
+    @property
+    def logits(self) -> np.ndarray:
+        """Scores of the test images in the order of the test set, float32 ``[N, C]``, kept with 16 bits.
+
+        Their softmax are the class probabilities. Calibration, adjustment of the prior,
+        shifted test sets and prediction sets need no more than these and the labels.
+        """
+        return read_logits(self.checkpoint.with_name("logits.npz"))
+
+    @property
+    def precisions(self) -> list[str]:
+        """What each stage was trained in."""
+        return [stage["environment"]["precision"] for stage in self.record["stages"]]
+
+    def model(self) -> nn.Module:
+        """The trained network on the CPU, in evaluation mode."""
+        network = training.build_model(replace(self.recipe, pretrained=False), self.counts)
+        for stage in self.recipe.stages:
+            training.replace_head(network, stage, self.counts)
+        network.load_state_dict(self.weights())
+        return network.eval()
+
+    def weights(self, device: str | torch.device = "cpu") -> dict[str, Tensor]:
+        """The network's ``state_dict()``."""
+        return torch.load(self.checkpoint, map_location=device, weights_only=True)["model"]
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a folder holds all of a run."""
+    return all((folder / name).is_file() for name in FILES)
+
+
+def read_run(folder: Path, recipe: Recipe, seed: int) -> Run:
+    """A finished run from its folder.
+
+    Raises:
+        RuntimeError: ``run.json`` can't be read.
+    """
+    try:
+        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        return Run(recipe, seed, record["metrics"], record["history"], folder / "checkpoint.pt", record)
+    except (ValueError, LookupError, TypeError) as error:
+        raise RuntimeError(f"{folder}/run.json can't be read ({error}); delete the folder to train it anew") from None
