@@ -1,0 +1,28 @@
+"""Exercises that answer: ``check.power_balanced(your_function)`` prints "right", or says which mistake it looks like.
+
+Anything but "right" is raised as a :class:`Mistake`, an ``AssertionError``. A new exercise is an
+entry in a file of :mod:`ltnotes.exercises`, and its name here.
+"""
+
+from __future__ import annotations
+
+from ltnotes.exercises.balancers import (  # chapter 2
+    draw,
+    effective_number_balanced,
+    power_balanced,
+    weighted_cross_entropy,
+)
+from ltnotes.exercises.engine import Mistake
+from ltnotes.exercises.long_tail import adjust, balanced_accuracy, exponential_counts, macro_f1  # chapter 1
+
+__all__ = [
+    "Mistake",
+    "adjust",
+    "balanced_accuracy",
+    "draw",
+    "effective_number_balanced",
+    "exponential_counts",
+    "macro_f1",
+    "power_balanced",
+    "weighted_cross_entropy",
+]
