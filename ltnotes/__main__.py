@@ -139,7 +139,8 @@ def show_recipe(recipe: Recipe) -> None:
     print(f"\n{recipe.name}: {recipes.describe(recipe.name)}")
     start = "with the weights of ImageNet" if recipe.pretrained else "from random weights"
     width = f", a layer of {recipe.projection} before the head" if recipe.projection else ""
-    print(f"  {recipe.dataset} 1:{recipe.imbalance:g}; {recipe.validation} images of each class held out")
+    shift = "" if recipe.pad is None else f"; shifted by up to {recipe.pad} pixels"
+    print(f"  {recipe.dataset} 1:{recipe.imbalance:g}; {recipe.validation} images of each class held out{shift}")
     print(f"  {recipe.backbone} {start}{width}; {recipe.head}")
     for number, stage in enumerate(recipe.stages, start=1):
         print(f"  stage {number}: {length(stage)}")

@@ -45,12 +45,13 @@ class Augmenter:
 
     Args:
         data: the set whose training images are augmented with its own ``pad`` and ``flip``.
+        pad: pixels of random shift, in place of the set's own.
     """
 
-    def __init__(self, data: LongTailData):
+    def __init__(self, data: LongTailData, pad: int | None = None):
         images = data.train.images
         self.num_images, self.size = images.shape[:2]
-        self.pad, self.flip = data.pad, data.flip
+        self.pad, self.flip = data.pad if pad is None else pad, data.flip
         padded = F.pad(images, (0, 0, self.pad, self.pad, self.pad, self.pad))
         pixels = torch.cat([padded, padded.flip(2)]) if self.flip else padded
         # Window k holds the pixels k to k + size - 1. Windows overlap: they are views of one memory.

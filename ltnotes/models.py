@@ -53,11 +53,18 @@ class BasicBlock(nn.Module):
         return F.relu(out + self.shortcut(x), inplace=True)
 
 
-def cifar_resnet(depth: int) -> nn.Sequential:
-    """The 6n+2-layer ResNet for 32x32 images: three blocks of n residual units, 16-32-64 channels (He et al. 2016)."""
+def cifar_resnet(depth: int, last: int = 64, halved: bool = False) -> nn.Sequential:
+    """The 6n+2-layer ResNet for 32x32 images: three blocks of n residual units, 16-32-64 channels (He et al. 2016).
+
+    Args:
+        last: channels of the last block.
+        halved: average each 2x2 pixels of the image first, which makes everything four times as fast.
+    """
     stem = [nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU(inplace=True)]
+    if halved:
+        stem.insert(0, nn.AvgPool2d(2))
     blocks, channels = [], 16
-    for width in (16, 32, 64):
+    for width in (16, 32, last):
         units = [BasicBlock(channels, width, 1 if channels == width else 2)]
         units += [BasicBlock(width, width, 1) for _ in range((depth - 2) // 6 - 1)]
         blocks.append(nn.Sequential(*stem, *units))
@@ -101,6 +108,7 @@ def efficientnet(network: nn.Module) -> nn.Sequential:
 
 BACKBONES: dict[str, Callable[[str | None], nn.Sequential]] = {
     "resnet8": lambda weights: cifar_resnet(8),
+    "resnet8-lite": lambda weights: cifar_resnet(8, last=128, halved=True),
     "resnet20": lambda weights: cifar_resnet(20),
     "resnet32": lambda weights: cifar_resnet(32),
     "resnet18-cifar": lambda weights: resnet(ResNet(WideBasicBlock, [2, 2, 2, 2]), small_images=True),
@@ -116,7 +124,7 @@ BACKBONES: dict[str, Callable[[str | None], nn.Sequential]] = {
     "efficientnet-b0": lambda weights: efficientnet(torchvision.models.efficientnet_b0(weights=weights)),
 }
 """Each builds a backbone as a sequence of blocks, from nothing or with torchvision's weights of that name."""
-WITHOUT_WEIGHTS = ("resnet8", "resnet20", "resnet32", "resnet18-cifar", "resnet34-cifar", "resnet10")
+WITHOUT_WEIGHTS = ("resnet8", "resnet8-lite", "resnet20", "resnet32", "resnet18-cifar", "resnet34-cifar", "resnet10")
 PROJECTIONS = {"resnet10": 512}
 """Width of the layer that a backbone has between pooling and head, unless told otherwise (BLT-S section 2)."""
 

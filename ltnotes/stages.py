@@ -94,6 +94,7 @@ class Recipe:
             the backbone's own if None.
         pretrained: begin with torchvision's weights for ImageNet.
         validation: training images per class held out for methods that need validation.
+        pad: pixels by which training images are shifted at random; the data set's own if None.
     """
 
     name: str
@@ -106,19 +107,22 @@ class Recipe:
     pretrained: bool = False
     validation: int = 0
     data_seed: int = 0
+    pad: int | None = None
 
     def __post_init__(self) -> None:
         _of_type(self, {"name": str, "dataset": str, "stages": tuple, "head": Part})
         _require(len(self.stages) > 0, "stages", self.stages, "one stage or more")
         _require(self.backbone in BACKBONES, "backbone", self.backbone, ", ".join(BACKBONES))
         _numbers(self, {"imbalance": 1})
-        _whole_numbers(self, {"projection": 0, "validation": 0, "data_seed": 0})
+        _whole_numbers(self, {"projection": 0, "validation": 0, "data_seed": 0, "pad": 0})
         _of_type(self, {"pretrained": bool})
 
     @property
     def hash(self) -> str:
         """sha256 of everything but the name: two names for one training share its runs."""
         content = {key: value for key, value in asdict(self).items() if key != "name"}
+        if self.pad is None:  # runs from before there was a choice keep their hash
+            del content["pad"]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def up_to(self, stage: int) -> Recipe:

@@ -88,7 +88,7 @@ class Training:
         self.report = report or (lambda share, text: None)
         self.device = data.train.images.device
         self.precision = choose_precision(precision, self.device)
-        self.augment = Augmenter(data)
+        self.augment = Augmenter(data, recipe.pad)
         self.history: list[dict[str, float]] = []
         self.seconds = 0.0
         self.lane = Lane(self.device)

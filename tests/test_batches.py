@@ -82,6 +82,12 @@ def crop_by_hand(image, pad, down, right, mirrored):
     return out
 
 
+def test_a_shift_of_its_own_comes_before_the_set_s(digits):
+    assert digits.pad == 2 and Augmenter(digits).pad == 2
+    still = Augmenter(digits, pad=0)
+    assert still.crop(torch.arange(5)).equal(digits.train.images[:5])
+
+
 @pytest.mark.parametrize(("pad", "flip"), [(4, True), (2, False), (0, True), (0, False)])
 def test_crop_equals_a_loop_over_the_padded_image(digits, pad, flip):
     augment = Augmenter(replace(digits, pad=pad, flip=flip))

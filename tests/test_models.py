@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from ltnotes import models
 from ltnotes.methods.squashing_cosine import CosineClassifier, LinearClassifier, SquashingCosineClassifier
 
-DEPTHS = {"resnet8": 8, "resnet20": 20, "resnet32": 32}
+DEPTHS = {"resnet8": 8, "resnet8-lite": 8, "resnet20": 20, "resnet32": 32}
 each_backbone = pytest.mark.parametrize("backbone", DEPTHS)
 
 
@@ -30,13 +30,20 @@ def test_depth_counts_the_layers_with_weights(backbone):
     assert len(layers) == DEPTHS[backbone]
 
 
-@each_backbone
+@pytest.mark.parametrize("backbone", ["resnet8", "resnet20", "resnet32"])
 def test_shapes(backbone, images):
     model = models.build(backbone, 7).eval()
     assert model.num_features == 64
     assert model.feature_map(images).shape == (4, 64, 8, 8)
     assert model.features(images).shape == (4, 64)
     assert model(images).shape == (4, 7)
+
+
+def test_the_small_network_sees_the_mean_of_each_2x2_pixels(images):
+    model = models.build("resnet8-lite", 10).eval()
+    assert model.feature_map(images).shape == (4, 128, 4, 4) and model.num_features == 128
+    halved = images.unflatten(2, (16, 2)).unflatten(4, (16, 2)).mean((3, 5))
+    torch.testing.assert_close(model(halved.repeat_interleave(2, 2).repeat_interleave(2, 3)), model(images))
 
 
 SIZES = {

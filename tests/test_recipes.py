@@ -183,6 +183,18 @@ def test_lite_shares_its_epochs_between_the_stages():
     assert second.epochs / first.epochs == pytest.approx(55 / 35)
 
 
+def test_lite_neither_shifts_images_nor_hashes_like_what_does():
+    lite = recipes.get("ce", scale="lite")
+    assert (lite.backbone, lite.pad, recipes.get("ce").pad) == ("resnet8-lite", 0, None)
+    assert len({replace(lite, pad=pad).hash for pad in (None, 0, 4)}) == 3
+
+
+@pytest.mark.parametrize("pad", [-1, 0.5])
+def test_a_shift_that_is_no_number_of_pixels_is_refused(pad):
+    with pytest.raises(ValueError, match=rf"^pad: got {pad}"):
+        recipes.get("ce", pad=pad)
+
+
 @pytest.mark.parametrize("scale", recipes.SCALES)
 def test_changes_come_after_the_scale(scale):
     recipe = recipes.get("ce", scale=scale, epochs=3, batch_size=16, backbone="resnet20")
