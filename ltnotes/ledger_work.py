@@ -52,8 +52,10 @@ def work(entries: Sequence[Entry], folder: Path, device: str | None = None, prec
     Raises:
         OSError: the cache or the ledger can't be written.
     """
-    missing = [entry for entry in entries if not is_done(entry, folder) and _has_data(entry)]
-    failed = {entry for entry in entries if not is_done(entry, folder)} - set(missing)
+    missing = [entry for entry in entries if not is_done(entry, folder)]
+    prepared = {key for key in dict.fromkeys(map(_source, missing)) if _is_prepared(*key)}
+    failed = {entry for entry in missing if _source(entry) not in prepared}
+    missing = [entry for entry in missing if entry not in failed]
     trained = True
     while missing and trained:
         trained = False
@@ -70,11 +72,15 @@ def work(entries: Sequence[Entry], folder: Path, device: str | None = None, prec
     return len(failed)
 
 
-def _has_data(entry: Entry) -> bool:
+def _source(entry: Entry) -> tuple[str, float]:
+    return entry.dataset, entry.imbalance
+
+
+def _is_prepared(dataset: str, imbalance: float) -> bool:
     try:
-        data.load(entry.dataset, entry.imbalance)
+        data.load(dataset, imbalance)
     except FileNotFoundError as error:
-        print(f"{entry.stem}: left out: {error}", flush=True)
+        print(f"left out: {error}", flush=True)
         return False
     return True
 

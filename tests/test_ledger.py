@@ -168,7 +168,7 @@ def test_data_that_is_not_prepared_is_said_first_and_the_rest_is_trained(small, 
     assert work([CE, unprepared], tmp_path) == 1
     assert trained == ["ce"]
     first, *_ = capsys.readouterr().out.splitlines()
-    assert first.startswith(f"{unprepared.stem}: left out: ") and "data_prep cifar100 --imbalance 50" in first
+    assert first.startswith("left out: cifar100-lt") and "data_prep cifar100 --imbalance 50" in first
 
 
 def test_what_another_process_left_undone_is_looked_at_again(small, tmp_path, trained, monkeypatch):
