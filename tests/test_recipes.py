@@ -39,6 +39,7 @@ OTHER_RECIPE = {
     "pretrained": True,
     "validation": 1,
     "data_seed": 1,
+    "pad": 2,
 }
 
 
