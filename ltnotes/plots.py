@@ -1,13 +1,12 @@
 """Every figure of the book. Functions take plain arrays or runs, draw on ``ax`` and return it.
 
-One colour for each group of classes and one for each method, the same in every
-chapter, and safe for colour-blind readers (Okabe and Ito's palette).
+Colours are those of :mod:`ltnotes.palette`.
 """
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -18,46 +17,10 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
 from ltnotes.counts import rank_groups
+from ltnotes.palette import COLORS, GROUP_COLORS, METHOD_COLORS, METHOD_NAMES
 from ltnotes.runs import Run
 
-BLUE, ORANGE, VERMILION, GREEN, SKY, PURPLE, YELLOW, BLACK = (
-    "#0072B2",
-    "#E69F00",
-    "#D55E00",
-    "#009E73",
-    "#56B4E9",
-    "#CC79A7",
-    "#F0E442",
-    "#333333",
-)
-GROUP_COLORS = {
-    **dict(zip(("many", "medium", "few"), (BLUE, ORANGE, VERMILION), strict=True)),
-    **dict(zip(("largest", "middle", "smallest"), (BLUE, ORANGE, VERMILION), strict=True)),
-}
-METHOD_COLORS = {
-    "ce": BLACK,
-    "square-root": SKY,
-    "power": GREEN,
-    "class-balanced-sampling": PURPLE,
-    "progressive": YELLOW,
-    "effective-number-sampling": "#8C564B",
-    "weighted": "#999999",
-    "class-balanced": "#7570B3",
-    "focal": "#A6761D",
-    "mixup": "#66A61E",
-}
-METHOD_NAMES = {
-    "ce": "cross-entropy",
-    "square-root": "square-root sampling",
-    "power": "power sampling, γ = 0.9",
-    "class-balanced-sampling": "class-balanced sampling",
-    "progressive": "progressive sampling",
-    "effective-number-sampling": "effective-number sampling",
-    "weighted": "weighted loss",
-    "class-balanced": "effective-number weighted loss",
-    "focal": "focal loss",
-    "mixup": "mixup",
-}
+BLUE, ORANGE, VERMILION, GREEN, SKY, PURPLE, YELLOW, BLACK = COLORS
 MARKERS = "osD^vP*X<>"
 RANK_GROUPS = ("largest", "middle", "smallest")
 MAX_NAMED_CLASSES = 20  # more names than that overlap on an axis
@@ -323,3 +286,63 @@ def curves(
         _percent(ax)
     ax.legend(fontsize=8)
     return ax
+
+
+def head_tail_plane(
+    points: Mapping[str, Runs | tuple[float, float]],
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float], Sequence[str]]] | None = None,
+    earlier: Collection[str] = (),
+    ax: Axes | None = None,
+) -> Axes:
+    """The book's running figure: accuracy on the largest classes (x) against accuracy on the smallest (y).
+
+    On a dashed line the mean of both is the same, and with it the balanced accuracy as
+    long as the middle classes stay as they are.
+
+    Args:
+        points: by method, its runs, drawn as their mean with whiskers of one std and named
+            with their balanced accuracy in percent; or two accuracies.
+        curves: by name, the two accuracies along a sweep, and a label for each of its values
+            ("" for none). One that begins with a method's name and a comma has its colour.
+        earlier: the points of earlier chapters, which are grey.
+    """
+    ax = plt.subplots(figsize=(6.6, 5.2))[1] if ax is None else ax
+    for name, (x, y, labels) in (curves or {}).items():
+        color = METHOD_COLORS.get(name.partition(",")[0], BLACK)
+        title = METHOD_NAMES.get(name.partition(",")[0], "") + name[name.find(",") :] if "," in name else name
+        ax.plot(x, y, color=color, lw=1.4, marker=".", ms=7, label=title, zorder=2)
+        for label, *at in zip(labels, x, y, strict=True):
+            ax.annotate(label, at, (5, 4), textcoords="offset points", fontsize=8, color=color)
+    for index, (name, found) in enumerate(points.items()):
+        accuracies, title = found, METHOD_NAMES.get(name, name)
+        if not isinstance(found, tuple):
+            accuracies = [[run.metrics["groups"][group] for run in found] for group in ("largest", "smallest")]
+            title += f": {mean_and_spread([run.metrics['balanced_accuracy'] for run in found])} %"
+        (x, y), whiskers = np.transpose([(np.mean(a), spread(np.atleast_1d(a))) for a in accuracies])
+        color = "0.62" if name in earlier else METHOD_COLORS.get(name)
+        shape = {"marker": MARKERS[index % len(MARKERS)], "ms": 8, "mec": "white", "capsize": 3, "ls": ""}
+        ax.errorbar(x, y, whiskers[1:], whiskers[:1], color=color, label=title, zorder=3, **shape)
+    _lines_of_equal_mean(ax)
+    ax.set(xlabel="accuracy on the largest classes", ylabel="accuracy on the smallest classes")
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    ax.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2)
+    return ax
+
+
+def _lines_of_equal_mean(ax: Axes) -> None:
+    """Dashed lines for every ten percent of the mean of both axes, which are first widened to whole twentieths."""
+    (left, right), (low, high) = (
+        (max(-0.03, np.floor(20 * (a - 0.02)) / 20), min(1.03, np.ceil(20 * (b + 0.02)) / 20))
+        for a, b in (ax.get_xlim(), ax.get_ylim())
+    )
+    ax.set(xlim=(left, right), ylim=(low, high))
+    for mean in np.arange(1, 10) / 10:
+        ends = [x for x in (left, right) if low < 2 * mean - x < high]
+        ends += [2 * mean - y for y in (low, high) if left <= 2 * mean - y <= right]
+        if len(ends) < 2 or max(ends) - min(ends) < 0.02:
+            continue
+        x = np.array([min(ends), max(ends)])
+        ax.plot(x, 2 * mean - x, color="0.75", ls="--", lw=0.8, zorder=1)
+        at = max(ends) - 0.02 * (right - left), 2 * mean - max(ends) + 0.02 * (high - low)
+        ax.annotate(f"mean {mean:.0%}", at, fontsize=7, color="0.45", ha="right", rotation=0, zorder=1)

@@ -106,3 +106,52 @@ def test_image_grid_leaves_the_end_of_shorter_rows_blank():
 def test_every_method_of_the_recipes_that_chapters_compare_has_one_name_and_colour():
     assert set(plots.METHOD_COLORS) == set(plots.METHOD_NAMES) <= set(recipes.names())
     assert len({color.lower() for color in plots.METHOD_COLORS.values()}) == len(plots.METHOD_COLORS)
+
+
+def point_of(container):
+    """Where an errorbar stands, and how far its whiskers reach in x and y."""
+    (line,), reach = container.lines[0].get_xydata(), container.lines[2]
+    across, up = (np.ptp(bar.get_segments()[0], axis=0).max() / 2 for bar in reach)
+    return line, across, up
+
+
+def test_the_plane_has_a_point_with_its_spread_for_each_method():
+    runs = [run_with([0.5, 0.9, 0.1, 0.5, 0.5]), run_with([0.5, 0.7, 0.3, 0.5, 0.5])]
+    ax = plots.head_tail_plane({"ce": runs, "by hand": (0.6, 0.4)})
+    largest, smallest = ([run.metrics["groups"][g] for run in runs] for g in ("largest", "smallest"))
+    at, across, up = point_of(ax.containers[0])
+    assert at == pytest.approx([np.mean(largest), np.mean(smallest)])
+    assert (across, up) == pytest.approx((np.std(largest, ddof=1), np.std(smallest, ddof=1)))
+    assert point_of(ax.containers[1])[0] == pytest.approx([0.6, 0.4])
+    names = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert names[0].startswith("cross-entropy: 50.0 ±") and names[1] == "by hand"
+
+
+def test_earlier_methods_are_grey_and_the_others_have_their_colours():
+    ax = plots.head_tail_plane({"ce": [run_with([0.5] * 5)], "power": [run_with([0.6] * 5)]}, earlier=["ce"])
+    grey, coloured = (to_hex(container.lines[0].get_color()) for container in ax.containers)
+    assert grey == to_hex("0.62") and coloured == plots.METHOD_COLORS["power"].lower()
+
+
+def test_a_sweep_is_a_labelled_curve_in_the_colour_of_its_method():
+    sweep = [0.9, 0.8, 0.7], [0.1, 0.3, 0.4], ["", "τ = 1", "τ = 2"]
+    ax = plots.head_tail_plane({"ce": (0.9, 0.1)}, {"ce, logits adjusted": sweep})
+    curve = ax.lines[0]
+    assert np.allclose(curve.get_xydata(), np.transpose(sweep[:2]))
+    assert to_hex(curve.get_color()) == plots.METHOD_COLORS["ce"].lower()
+    assert curve.get_label() == "cross-entropy, logits adjusted"
+    assert {"τ = 1", "τ = 2"} <= {text.get_text() for text in ax.texts}
+
+
+@pytest.mark.parametrize("points", [{"a": (0.85, 0.17), "b": (0.6, 0.5)}, {"a": (0.0, 0.0)}, {"a": (1.0, 1.0)}])
+def test_lines_of_equal_mean_stay_inside_and_points_too(points):
+    ax = plots.head_tail_plane(points)
+    (left, right), (low, high) = ax.get_xlim(), ax.get_ylim()
+    assert all(left < x < right and low < y < high for x, y in points.values())
+    for line in ax.lines:
+        if line.get_linestyle() == "--":
+            x, y = line.get_xydata().T
+            assert np.allclose(x + y, x[0] + y[0])
+            assert (
+                left - 1e-9 <= x.min() and x.max() <= right + 1e-9 and low - 1e-9 <= y.min() and y.max() <= high + 1e-9
+            )
