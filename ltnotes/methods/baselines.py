@@ -1,9 +1,8 @@
 """Baselines: the losses and transforms that every chapter compares with.
 
-Losses are called as ``loss(logits [B, C], targets [B], features=None)`` and return
-the scalar batch mean. Those with a margin on cosines, and the heads of classifier
-re-training, are written in :mod:`ltnotes.methods.margins` and
-:mod:`ltnotes.methods.retraining`, and can be named from here.
+Losses are called as ``loss(logits [B, C], targets [B], features=None)`` and return the scalar batch mean.
+Those with a margin on cosines, and the heads of classifier re-training, are written in
+:mod:`ltnotes.methods.margins` and :mod:`ltnotes.methods.retraining`, and can be named from here.
 """
 
 from __future__ import annotations
@@ -136,10 +135,9 @@ class ClassBalancedLoss(_ClassWeighted):
 class DeferredReweighting(_ClassWeighted):
     """Any loss, from progress ``start`` on weighted by the inverse effective number (Cao et al. 2019, Algorithm 1).
 
-    Representations are learnt better without weights, and the decision boundary is moved
-    at the end, when the learning rate is small. LDAM-DRW is
-    ``part("baselines.DeferredReweighting", loss=part("baselines.LDAMLoss"))``. Features,
-    further arguments and the progress are passed on to the loss.
+    Representations are learnt better without weights, and the decision boundary is moved at the end, when the
+    learning rate is small. LDAM-DRW is ``part("baselines.DeferredReweighting", loss=part("baselines.LDAMLoss"))``.
+    Features, further arguments and the progress are passed on to the loss.
 
     Args:
         loss: a method part, built with ``class_counts``, or a :class:`Loss`.
