@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import hashlib
+import importlib
 import inspect
 import os
 import platform
@@ -104,7 +105,7 @@ def _file(target: Any) -> str | None:
 @functools.cache
 def _source(module: str) -> tuple[str, tuple[str, ...]]:
     """A module's statements without docstrings, and the modules of this package that it imports."""
-    path = getattr(sys.modules[module], "__file__", None)
+    path = getattr(importlib.import_module(module), "__file__", None)
     if path is None:
         return module, ()
     tree = ast.parse(Path(path).read_text(encoding="utf-8"))
