@@ -27,7 +27,7 @@ PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := book
 .DELETE_ON_ERROR:
-.PHONY: book html site test unit nbval rendered lint format lab bench bench-gpu browser setup clean help
+.PHONY: book html site test unit nbval rendered lint format lab bench bench-gpu lite-table browser setup clean help
 
 ## book: execute every chapter (DATASET=digits-lt SCALE=tiny), then build build/html/index.html from them
 book: $(STAMP)
@@ -125,6 +125,11 @@ bench: $(STAMP)
 ## bench-gpu: the same on a GPU, in under ten minutes
 bench-gpu: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.gpu --out book/speed/gpu
+
+## lite-table: all main recipes at the scale lite, as the tables of the book's page on it; hours, unless the run cache has them
+lite-table: $(STAMP)
+	$(BIN)/python -m tests.benchmarks.lite
+	$(BIN)/python -m tests.benchmarks.lite --dataset cifar100-lt --seeds 0
 
 ## setup: create .venv and install, which the other targets do by themselves
 setup: $(STAMP)

@@ -31,6 +31,8 @@ METHOD_COLORS = {
     "focal": "#A6761D",
     "mixup": "#66A61E",
     "logit-adjustment": "#882255",
+    "deferred-sampling": "#44AA99",
+    "crt": "#332288",
 }
 METHOD_NAMES = {
     "ce": "cross-entropy",
@@ -44,4 +46,6 @@ METHOD_NAMES = {
     "focal": "focal loss",
     "mixup": "mixup",
     "logit-adjustment": "logit adjustment in the loss",
+    "deferred-sampling": "deferred re-sampling",
+    "crt": "classifier re-training",
 }

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.benchmarks import gpu, table
+from tests.benchmarks import gpu, lite, table
 from tests.benchmarks.table import Row
 
 
@@ -17,6 +17,16 @@ def test_the_benchmark_of_a_gpu_runs_to_its_end(tmp_path, monkeypatch, capsys):
     assert {path.stem for path in tmp_path.glob("*.csv")} == {
         f"gpu-{group}" for group in ("speed", "memory", "bound", "methods", "accuracy")
     }
+
+
+def test_the_table_of_recipes_has_a_line_for_each(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = "--dataset digits-lt --imbalance 20 --scale tiny --recipes ce crt --seeds 0 1"
+    assert lite.main([*options.split(), "--out", "here"]) == 0
+    lines = (tmp_path / "here" / "digits-lt.csv").read_text().splitlines()
+    assert lines[0] == "recipe,balanced accuracy,largest,middle,smallest,tail fitted,minutes"
+    assert [line.split(",")[0] for line in lines[1:]] == ["ce", "crt"]
+    assert all(line.count(" ± ") == 5 for line in lines[1:])
 
 
 @pytest.mark.parametrize(

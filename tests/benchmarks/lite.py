@@ -1,0 +1,73 @@
+"""The main recipes at the scale ``lite``, as the table of the book's page on it: ``python -m tests.benchmarks.lite``.
+
+Runs that are in the cache are read from it, so the table can be made anew as they come in.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from ltnotes import data, inference, metrics, recipes, runs
+from ltnotes.finished import Run
+from ltnotes.plots import RANK_GROUPS, mean_and_spread
+
+MAIN = (
+    "ce",
+    "logit-adjustment",
+    "ldam-drw",
+    "crt",
+    "square-root",
+    "class-balanced-sampling",
+    "weighted",
+    "squashing-cosine",
+    "blt",
+    "cam-fusion",
+    "kps",
+    "fbl",
+    "gcl",
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--dataset", default="cifar10-lt")
+    parser.add_argument("--recipes", nargs="+", default=MAIN)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--scale", default="lite")
+    parser.add_argument("--imbalance", type=float, default=100)
+    parser.add_argument("--out", type=Path, default=Path("book/lite"))
+    options = parser.parse_args(arguments)
+    chosen = [recipes.get(name, options.dataset, options.imbalance, options.scale) for name in options.recipes]
+    rows = [row(runs.over_seeds(recipe, options.seeds)) for recipe in chosen]
+    options.out.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(rows).to_csv(options.out / f"{options.dataset}.csv", index=False)
+    return 0
+
+
+def row(some: Sequence[Run]) -> dict[str, str]:
+    """A line of the table: test accuracies, and how many of the smallest classes' training images were fitted."""
+    summaries = [run.metrics for run in some]
+    groups = {g: mean_and_spread([summary["groups"][g] for summary in summaries]) for g in RANK_GROUPS}
+    return {
+        "recipe": some[0].recipe.name,
+        "balanced accuracy": mean_and_spread([summary["balanced_accuracy"] for summary in summaries]),
+        **groups,
+        "tail fitted": mean_and_spread([fitted_tail(run) for run in some]),
+        "minutes": f"{sum(run.seconds for run in some) / len(some) / 60:.1f}",
+    }
+
+
+def fitted_tail(run: Run) -> float:
+    """Accuracy on the training images of the smallest classes, seen as they are."""
+    recipe = run.recipe
+    images = data.load(recipe.dataset, recipe.imbalance, recipe.data_seed, validation=recipe.validation)
+    probabilities = inference.predict(run.model(), images.train, images)
+    return metrics.summarize(probabilities, images.train.labels.numpy(), run.counts)["groups"]["smallest"]
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
