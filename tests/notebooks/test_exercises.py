@@ -15,8 +15,7 @@ from nbformat import NotebookNode
 from ltnotes.check import Mistake
 
 BOOK = Path(__file__).resolve().parents[2] / "book"
-OF_OLD = ("02-balancers",)  # its exercises take this form when it is executed at the present lite
-CHAPTERS = [path for path in sorted(BOOK.glob("*.ipynb")) if path.stem not in OF_OLD]
+CHAPTERS = sorted(BOOK.glob("*.ipynb"))
 HEADER = re.compile(
     r"^### Exercise \d+\n\n\*\*(Calculation|Derivation|Code|Experiment)\*\* · (●○○|●●○|●●●) · \d+ minutes\n"
 )
