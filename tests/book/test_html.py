@@ -32,7 +32,8 @@ LOADED = {
 LOADING_RELATIONS = {"stylesheet", "icon", "preload", "modulepreload", "prefetch", "dns-prefetch", "preconnect"}
 CSS_ADDRESS = re.compile(r"""(?:url\(\s*|@import\s+)['"]?((?:https?:)?//[^'")\s]+)""")
 
-# what no page should show: TeX or MyST that stayed as it was written, errors of MathJax, images without a picture
+# what no page should show: TeX or MyST that stayed as it was written, errors of MathJax, formulas that are cut off,
+# images without a picture
 FIND_FAULTS = r"""() => {
   const faults = [];
   const note = (fault, text) => faults.push(fault + ': ' + (text ?? '').trim().slice(0, 100));
@@ -43,17 +44,21 @@ FIND_FAULTS = r"""() => {
   document.querySelectorAll('mjx-container').forEach(e => {
     if (!e.querySelector('mjx-math')?.children.length) note('formula drawn empty', e.parentElement.outerHTML);
   });
+  if (innerWidth > 1000) document.querySelectorAll('mjx-container[display="true"]').forEach(e => {
+    if (e.scrollWidth > e.clientWidth + 1) note('formula wider than the page', e.textContent);
+  });
   document.querySelectorAll('img').forEach(e => {
     const name = e.getAttribute('src'), shown = e.closest('article') !== null;
     if (!e.complete || e.naturalWidth === 0) note('broken image', name);
     if (!e.hasAttribute('alt') || (shown && !e.alt.trim())) note('image without alt text', name);
     if (shown && /^_images\//.test(e.alt)) note('a path as alt text', name);
   });
+  const raw = /\$[^$\n]*\$|\\\(|\\\[|\\begin\{|\{(numref|eq|cite|ref|doc|term)(:\w+)?\}`/;
   const walker = document.createTreeWalker(document.querySelector('article') ?? document.body, NodeFilter.SHOW_TEXT);
   while (walker.nextNode()) {
     const text = walker.currentNode.textContent;
     if (walker.currentNode.parentElement.closest('pre, code, script, style, mjx-container')) continue;
-    if (/\$\$|\\\(|\\\[|\\begin\{|\{(numref|eq|cite|ref|doc|term)(:\w+)?\}`/.test(text)) note('raw markup', text);
+    if (raw.test(text)) note('raw markup', text);
   }
   return faults;
 }"""
