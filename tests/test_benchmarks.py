@@ -24,7 +24,7 @@ def test_the_table_of_recipes_has_a_line_for_each(tmp_path, monkeypatch):
     options = "--dataset digits-lt --imbalance 20 --scale tiny --recipes ce crt --seeds 0 1"
     assert lite.main([*options.split(), "--out", "here"]) == 0
     lines = (tmp_path / "here" / "digits-lt.csv").read_text().splitlines()
-    assert lines[0] == "recipe,balanced accuracy,largest,middle,smallest,tail fitted,log π subtracted,minutes"
+    assert lines[0] == "recipe,balanced accuracy,largest,middle,smallest,tail fitted,log π subtracted,seeds,minutes"
     assert [line.split(",")[0] for line in lines[1:]] == ["ce", "crt"]
     assert all(line.count(" ± ") == 6 for line in lines[1:])
 

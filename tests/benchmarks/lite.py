@@ -51,6 +51,7 @@ def row(some: Sequence[Run]) -> dict[str, str]:
         **groups,
         "tail fitted": mean_and_spread(looked_at[0]),
         "log π subtracted": mean_and_spread(looked_at[1]),
+        "seeds": str(len(some)),
         "minutes": f"{sum(run.seconds for run in some) / len(some) / 60:.1f}",
     }
 
