@@ -31,7 +31,6 @@ METHOD_COLORS = {
     "focal": "#A6761D",
     "mixup": "#66A61E",
     "logit-adjustment": "#882255",
-    "deferred-sampling": "#44AA99",
     "crt": "#332288",
 }
 METHOD_NAMES = {
@@ -46,6 +45,5 @@ METHOD_NAMES = {
     "focal": "focal loss",
     "mixup": "mixup",
     "logit-adjustment": "logit adjustment in the loss",
-    "deferred-sampling": "deferred re-sampling",
     "crt": "classifier re-training",
 }

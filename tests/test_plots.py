@@ -104,8 +104,7 @@ def test_image_grid_leaves_the_end_of_shorter_rows_blank():
 
 
 def test_every_method_of_the_recipes_that_chapters_compare_has_one_name_and_colour():
-    made_in_a_chapter = {"deferred-sampling"}  # of the stages of other recipes
-    assert set(plots.METHOD_COLORS) == set(plots.METHOD_NAMES) <= set(recipes.names()) | made_in_a_chapter
+    assert set(plots.METHOD_COLORS) == set(plots.METHOD_NAMES) <= set(recipes.names())
     assert len({color.lower() for color in plots.METHOD_COLORS.values()}) == len(plots.METHOD_COLORS)
 
 
