@@ -14,8 +14,7 @@ from nbformat import NotebookNode
 
 from ltnotes.check import Mistake
 
-BOOK = Path(__file__).resolve().parents[2] / "book"
-CHAPTERS = sorted(BOOK.glob("*.ipynb"))
+CHAPTERS = sorted((Path(__file__).resolve().parents[2] / "book").glob("*.ipynb"))
 HEADER = re.compile(
     r"^### Exercise \d+\n\n\*\*(Calculation|Derivation|Code|Experiment)\*\* · (●○○|●●○|●●●) · \d+ minutes\n"
 )
