@@ -52,7 +52,8 @@ def row(some: Sequence[Run]) -> dict[str, str]:
         "tail fitted": mean_and_spread(looked_at[0]),
         "log π subtracted": mean_and_spread(looked_at[1]),
         "seeds": str(len(some)),
-        "minutes": f"{sum(run.seconds for run in some) / len(some) / 60:.1f}",
+        # Of the quickest seed: what else ran on the machine makes the others slower.
+        "minutes": f"{min(run.seconds for run in some) / 60:.1f}",
     }
 
 
