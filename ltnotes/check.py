@@ -13,6 +13,7 @@ from ltnotes.exercises.balancers import (  # chapter 2
     weighted_cross_entropy,
 )
 from ltnotes.exercises.engine import Mistake
+from ltnotes.exercises.heads import squashing_cosine  # chapter 3
 from ltnotes.exercises.long_tail import adjust, balanced_accuracy, exponential_counts, macro_f1  # chapter 1
 
 __all__ = [
@@ -24,5 +25,6 @@ __all__ = [
     "exponential_counts",
     "macro_f1",
     "power_balanced",
+    "squashing_cosine",
     "weighted_cross_entropy",
 ]
