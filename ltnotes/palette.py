@@ -32,6 +32,11 @@ METHOD_COLORS = {
     "mixup": "#66A61E",
     "logit-adjustment": "#882255",
     "crt": "#332288",
+    "cosine": SKY,
+    "squashing-cosine": GREEN,
+    "squashing-cosine-oltr": PURPLE,
+    "squashing-cosine-as-released": ORANGE,
+    "tau-norm": VERMILION,
 }
 METHOD_NAMES = {
     "ce": "cross-entropy",
@@ -46,4 +51,9 @@ METHOD_NAMES = {
     "mixup": "mixup",
     "logit-adjustment": "logit adjustment in the loss",
     "crt": "classifier re-training",
+    "cosine": "cosine head",
+    "squashing-cosine": "squashing cosine",
+    "squashing-cosine-oltr": "squashing cosine, OLTR's",
+    "squashing-cosine-as-released": "squashing cosine, as released",
+    "tau-norm": "τ-normalisation",
 }
