@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from ltnotes.counts import rank_groups
 from ltnotes.palette import COLORS, GROUP_COLORS, METHOD_COLORS, METHOD_NAMES
@@ -325,6 +325,7 @@ def head_tail_plane(
     _lines_of_equal_mean(ax)
     ax.set(xlabel="accuracy on the largest classes", ylabel="accuracy on the smallest classes")
     for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10]))  # whole percents
         axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     ax.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2)
     return ax
