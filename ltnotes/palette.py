@@ -1,6 +1,8 @@
 """One colour for each group of classes and one colour and name for each method, the same in every chapter.
 
 Safe for colour-blind readers: Okabe and Ito's palette first, and markers that differ as well.
+Colours that tell methods apart are few: what one chapter teaches may share them with what
+another does, since each draws the other's in grey. The baselines meet everything.
 """
 
 from __future__ import annotations

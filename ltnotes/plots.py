@@ -301,7 +301,7 @@ def head_tail_plane(
 
     Args:
         points: by method, its runs, drawn as their mean with whiskers of one std and named
-            with their balanced accuracy in percent; or two accuracies.
+            with their balanced accuracy in percent; or two accuracies, or two lists over seeds.
         curves: by name, the two accuracies along a sweep, and a label for each of its values
             ("" for none). One that begins with a method's name and a comma has its colour.
         earlier: the points of earlier chapters, which are grey.

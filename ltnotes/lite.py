@@ -1,0 +1,46 @@
+"""What the main recipes reach at the scale ``lite``, as the book's page on it has it.
+
+A chapter shows the methods of earlier chapters beside its own. Their trainings are in
+that table already, so reading along does not cost an hour for grey points.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from ltnotes import papers, recipes, runs
+from ltnotes.finished import Run
+
+IMBALANCE, SEEDS = 100, [0, 1, 2]  # of `make lite-table`
+
+
+def points(
+    names: Sequence[str], dataset: str, imbalance: float, scale: str, seeds: Sequence[int]
+) -> dict[str, list[Run] | tuple[np.ndarray, np.ndarray]]:
+    """By recipe, what :func:`ltnotes.plots.head_tail_plane` draws: from the table, or trained where it has no such run.
+
+    From the table come accuracies on the largest and the smallest classes, each as two
+    values that have its mean and its standard deviation over seeds.
+
+    Raises:
+        ValueError: an unknown recipe.
+    """
+    path = papers.folder().parent / "lite" / f"{dataset}.csv"
+    table = pd.DataFrame()
+    if scale == "lite" and imbalance == IMBALANCE and list(seeds) == SEEDS and path.is_file():
+        table = pd.read_csv(path, index_col="recipe")
+        table = table[table["seeds"] == len(SEEDS)]
+    return {
+        name: tuple(_two_values(table.loc[name, group]) for group in ("largest", "smallest"))
+        if name in table.index
+        else runs.over_seeds(recipes.get(name, dataset, imbalance, scale), seeds)
+        for name in names
+    }
+
+
+def _two_values(entry: str) -> np.ndarray:
+    mean, std = (float(number) / 100 for number in entry.split(" ± "))
+    return mean + std / np.sqrt(2) * np.array([-1, 1])
