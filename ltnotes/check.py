@@ -13,6 +13,7 @@ from ltnotes.exercises.balancers import (  # chapter 2
     weighted_cross_entropy,
 )
 from ltnotes.exercises.engine import Mistake
+from ltnotes.exercises.fusion import class_activation_map, most_confusing  # chapter 5
 from ltnotes.exercises.heads import squashing_cosine  # chapter 3
 from ltnotes.exercises.long_tail import adjust, balanced_accuracy, exponential_counts, macro_f1  # chapter 1
 
@@ -20,10 +21,12 @@ __all__ = [
     "Mistake",
     "adjust",
     "balanced_accuracy",
+    "class_activation_map",
     "draw",
     "effective_number_balanced",
     "exponential_counts",
     "macro_f1",
+    "most_confusing",
     "power_balanced",
     "squashing_cosine",
     "weighted_cross_entropy",

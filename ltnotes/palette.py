@@ -39,6 +39,8 @@ METHOD_COLORS = {
     "squashing-cosine-oltr": PURPLE,
     "squashing-cosine-as-released": ORANGE,
     "tau-norm": VERMILION,
+    "cam-fusion": "#1B7837",
+    "cam-no-fusion": "#C2A5CF",
 }
 METHOD_NAMES = {
     "ce": "cross-entropy",
@@ -58,4 +60,6 @@ METHOD_NAMES = {
     "squashing-cosine-oltr": "squashing cosine, OLTR's",
     "squashing-cosine-as-released": "squashing cosine, as released",
     "tau-norm": "τ-normalisation",
+    "cam-fusion": "feature fusion",
+    "cam-no-fusion": "balanced batches alone",
 }

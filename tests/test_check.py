@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from ltnotes import check
 from ltnotes.exercises.engine import Exercise, Mistake, find_mistake
+from ltnotes.methods import cam_fusion
 from ltnotes.methods.squashing_cosine import SquashingCosineClassifier
 
 EXERCISES = {name: value for name, value in vars(check).items() if isinstance(value, Exercise)}
@@ -115,6 +116,24 @@ def squashed_in_loops(features, weight, alpha, beta):
     return [[score(f, w).item() for w in weight] for f in features]
 
 
+def activation_by_the_head(feature_map, class_weight):
+    """As the package has it, with an einsum, and constant maps by hand."""
+    a = torch.einsum("bdhw,bd->bhw", feature_map, class_weight)
+    for image in a:
+        image -= image.min().clone()
+        image /= image.max() if image.max() > 0 else 1.0
+    return a
+
+
+def confusing_in_loops(scores, labels, top):
+    chosen = []
+    for c in range(scores.shape[1]):
+        own = scores[labels == c].sum(0).tolist()  # a sum orders a row as the mean does
+        others = [j for j in range(len(own)) if j != c]
+        chosen.append(sorted(others, key=lambda j, own=own: -own[j])[:top])
+    return chosen
+
+
 RIGHT = {
     "macro_f1": [macro_f1_in_loops],
     "balanced_accuracy": [
@@ -136,6 +155,8 @@ RIGHT = {
     "draw": [sampler(), draw_without_a_loop, draw_with_generator],
     "weighted_cross_entropy": [weighted_in_loops, weighted_by_torch],
     "squashing_cosine": [squashed_by_the_package, squashed_in_loops],
+    "class_activation_map": [cam_fusion.class_activation_map, activation_by_the_head],
+    "most_confusing": [cam_fusion.most_confusing, confusing_in_loops],
 }
 
 
@@ -339,7 +360,8 @@ def test_the_verdict_on_a_random_answer_stays_and_the_readers_own_numbers_go_on(
     assert (torch.rand(1)[0], np.random.rand(), random.random()) == expected
 
 
-OF_COUNTS = {name: exercise for name, exercise in EXERCISES.items() if name != "squashing_cosine"}
+WITHOUT_CLASSES = "squashing_cosine", "class_activation_map"
+OF_COUNTS = {name: exercise for name, exercise in EXERCISES.items() if name not in WITHOUT_CLASSES}
 
 
 @pytest.mark.parametrize("exercise", OF_COUNTS.values(), ids=OF_COUNTS)
