@@ -12,6 +12,7 @@ from ltnotes.exercises.balancers import (  # chapter 2
     power_balanced,
     weighted_cross_entropy,
 )
+from ltnotes.exercises.blt import climb_linear, confusing_class_probabilities  # chapter 4
 from ltnotes.exercises.engine import Mistake
 from ltnotes.exercises.heads import squashing_cosine  # chapter 3
 from ltnotes.exercises.long_tail import adjust, balanced_accuracy, exponential_counts, macro_f1  # chapter 1
@@ -20,6 +21,8 @@ __all__ = [
     "Mistake",
     "adjust",
     "balanced_accuracy",
+    "climb_linear",
+    "confusing_class_probabilities",
     "draw",
     "effective_number_balanced",
     "exponential_counts",
