@@ -39,6 +39,7 @@ METHOD_COLORS = {
     "squashing-cosine-oltr": PURPLE,
     "squashing-cosine-as-released": ORANGE,
     "tau-norm": VERMILION,
+    "blt": BLUE,
 }
 METHOD_NAMES = {
     "ce": "cross-entropy",
@@ -58,4 +59,5 @@ METHOD_NAMES = {
     "squashing-cosine-oltr": "squashing cosine, OLTR's",
     "squashing-cosine-as-released": "squashing cosine, as released",
     "tau-norm": "τ-normalisation",
+    "blt": "BLT",
 }
