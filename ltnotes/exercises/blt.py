@@ -180,8 +180,8 @@ climb_linear = Exercise(
         "a single step. Repeat it, at most max_steps times": lambda x, w, classes, confidence, size, steps: _climb(
             x, w, classes, confidence, size, 1
         ),
-        "step_size has no effect: every step is the whole gradient": lambda x, w, classes, confidence, size, steps: _climb(
-            x, w, classes, confidence, 1.0, steps
+        "step_size has no effect: every step is the whole gradient": lambda x, w, classes, confidence, size, steps: (
+            _climb(x, w, classes, confidence, 1.0, steps)
         ),
     },
     entry=lambda index, **case: f"image {index[0]}, value {index[1]}",
