@@ -1,8 +1,6 @@
 """One colour for each group of classes and one colour and name for each method, the same in every chapter.
 
 Safe for colour-blind readers: Okabe and Ito's palette first, and markers that differ as well.
-Colours that tell methods apart are few: what one chapter teaches may share them with what
-another does, since each draws the other's in grey. The baselines meet everything.
 """
 
 from __future__ import annotations
@@ -34,9 +32,9 @@ METHOD_COLORS = {
     "mixup": "#66A61E",
     "logit-adjustment": "#882255",
     "crt": "#332288",
-    "cosine": SKY,
-    "squashing-cosine": GREEN,
-    "squashing-cosine-oltr": PURPLE,
+    "cosine": BLUE,
+    "squashing-cosine": "#E7298A",
+    "squashing-cosine-oltr": "#17BECF",
     "squashing-cosine-as-released": ORANGE,
     "tau-norm": VERMILION,
     "cam-fusion": "#1B7837",
