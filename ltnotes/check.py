@@ -12,6 +12,7 @@ from ltnotes.exercises.balancers import (  # chapter 2
     power_balanced,
     weighted_cross_entropy,
 )
+from ltnotes.exercises.blt import climb_linear, confusing_class_probabilities  # chapter 4
 from ltnotes.exercises.engine import Mistake
 from ltnotes.exercises.fusion import class_activation_map, most_confusing  # chapter 5
 from ltnotes.exercises.heads import squashing_cosine  # chapter 3
@@ -22,6 +23,8 @@ __all__ = [
     "adjust",
     "balanced_accuracy",
     "class_activation_map",
+    "climb_linear",
+    "confusing_class_probabilities",
     "draw",
     "effective_number_balanced",
     "exponential_counts",

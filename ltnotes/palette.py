@@ -37,6 +37,7 @@ METHOD_COLORS = {
     "squashing-cosine-oltr": "#17BECF",
     "squashing-cosine-as-released": ORANGE,
     "tau-norm": VERMILION,
+    "blt": "#1F78B4",
     "cam-fusion": "#1B7837",
     "cam-no-fusion": "#C2A5CF",
 }
@@ -58,6 +59,7 @@ METHOD_NAMES = {
     "squashing-cosine-oltr": "squashing cosine, OLTR's",
     "squashing-cosine-as-released": "squashing cosine, as released",
     "tau-norm": "τ-normalisation",
+    "blt": "BLT",
     "cam-fusion": "feature fusion",
     "cam-no-fusion": "balanced batches alone",
 }

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from ltnotes import check
 from ltnotes.exercises.engine import Exercise, Mistake, find_mistake
 from ltnotes.methods import cam_fusion
+from ltnotes.methods.hallucination import hallucinate
 from ltnotes.methods.squashing_cosine import SquashingCosineClassifier
 
 EXERCISES = {name: value for name, value in vars(check).items() if isinstance(value, Exercise)}
@@ -116,6 +117,36 @@ def squashed_in_loops(features, weight, alpha, beta):
     return [[score(f, w).item() for w in weight] for f in features]
 
 
+def errors_in_loops(confusion):
+    rows = []
+    for j, row in enumerate(confusion.tolist()):
+        wrong = [n if k != j else 0.0 for k, n in enumerate(row)]
+        if not sum(wrong):
+            wrong = [float(k != j) for k in range(len(row))]
+        rows.append([n / sum(wrong) for n in wrong])
+    return rows
+
+
+def climb_with_the_package(x, weight, classes, confidence, step_size, max_steps):
+    linear = torch.nn.Linear(x.shape[1], len(weight), bias=False).double()
+    linear.weight.data = weight.clone()
+    model = torch.nn.Sequential(torch.nn.Flatten(), linear)
+    return hallucinate(model, x[:, :, None, None], classes, confidence, step_size, max_steps)[:, :, 0, 0]
+
+
+def climb_one_by_one(x, weight, classes, confidence, step_size, max_steps):
+    result = []
+    for image, k, enough in zip(x, classes.tolist(), confidence.tolist(), strict=True):
+        image, step = image.numpy().copy(), 0
+        while step < max_steps:
+            odds = np.exp(weight.numpy() @ image)
+            if odds[k] / odds.sum() >= enough:
+                break
+            image, step = image + step_size * weight[k].numpy(), step + 1
+        result.append(image)
+    return np.array(result)
+
+
 def activation_by_the_head(feature_map, class_weight):
     """As the package has it, with an einsum, and constant maps by hand."""
     a = torch.einsum("bdhw,bd->bhw", feature_map, class_weight)
@@ -154,6 +185,8 @@ RIGHT = {
     "effective_number_balanced": [effective_in_numpy],
     "draw": [sampler(), draw_without_a_loop, draw_with_generator],
     "weighted_cross_entropy": [weighted_in_loops, weighted_by_torch],
+    "confusing_class_probabilities": [errors_in_loops],
+    "climb_linear": [climb_with_the_package, climb_one_by_one],
     "squashing_cosine": [squashed_by_the_package, squashed_in_loops],
     "class_activation_map": [cam_fusion.class_activation_map, activation_by_the_head],
     "most_confusing": [cam_fusion.most_confusing, confusing_in_loops],
@@ -360,8 +393,14 @@ def test_the_verdict_on_a_random_answer_stays_and_the_readers_own_numbers_go_on(
     assert (torch.rand(1)[0], np.random.rand(), random.random()) == expected
 
 
-WITHOUT_CLASSES = "squashing_cosine", "class_activation_map"
-OF_COUNTS = {name: exercise for name, exercise in EXERCISES.items() if name not in WITHOUT_CLASSES}
+WITHOUT_COUNTS = (
+    "squashing_cosine",
+    "confusing_class_probabilities",
+    "climb_linear",
+    "class_activation_map",
+    "most_confusing",
+)
+OF_COUNTS = {name: exercise for name, exercise in EXERCISES.items() if name not in WITHOUT_COUNTS}
 
 
 @pytest.mark.parametrize("exercise", OF_COUNTS.values(), ids=OF_COUNTS)
