@@ -39,6 +39,10 @@ METHOD_COLORS = {
     "tau-norm": VERMILION,
     "cam-fusion": "#1B7837",
     "cam-no-fusion": "#C2A5CF",
+    "ldam-drw": "#E6AB02",
+    "kps": "#01665E",
+    "kps-plain": "#7FCDBB",
+    "kps-drw": "#9EBCDA",
 }
 METHOD_NAMES = {
     "ce": "cross-entropy",
@@ -60,4 +64,8 @@ METHOD_NAMES = {
     "tau-norm": "τ-normalisation",
     "cam-fusion": "feature fusion",
     "cam-no-fusion": "balanced batches alone",
+    "ldam-drw": "LDAM with DRW",
+    "kps": "KPS with GA",
+    "kps-plain": "KPS without GA",
+    "kps-drw": "KPS with DRW",
 }
