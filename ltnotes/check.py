@@ -14,6 +14,7 @@ from ltnotes.exercises.balancers import (  # chapter 2
 )
 from ltnotes.exercises.engine import Mistake
 from ltnotes.exercises.fusion import class_activation_map, most_confusing  # chapter 5
+from ltnotes.exercises.gcl import cben, clouded_logits  # chapter 8
 from ltnotes.exercises.heads import squashing_cosine  # chapter 3
 from ltnotes.exercises.long_tail import adjust, balanced_accuracy, exponential_counts, macro_f1  # chapter 1
 
@@ -21,7 +22,9 @@ __all__ = [
     "Mistake",
     "adjust",
     "balanced_accuracy",
+    "cben",
     "class_activation_map",
+    "clouded_logits",
     "draw",
     "effective_number_balanced",
     "exponential_counts",

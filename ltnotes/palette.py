@@ -39,6 +39,12 @@ METHOD_COLORS = {
     "tau-norm": VERMILION,
     "cam-fusion": "#1B7837",
     "cam-no-fusion": "#C2A5CF",
+    "blt": "#1F78B4",
+    "ldam-drw": "#E6AB02",
+    "kps": "#01665E",
+    "fbl": "#8C510A",
+    "gcl": "#C51B7D",
+    "gcl-no-retraining": "#F1B6DA",
 }
 METHOD_NAMES = {
     "ce": "cross-entropy",
@@ -60,4 +66,10 @@ METHOD_NAMES = {
     "tau-norm": "τ-normalisation",
     "cam-fusion": "feature fusion",
     "cam-no-fusion": "balanced batches alone",
+    "blt": "BLT",
+    "ldam-drw": "LDAM-DRW",
+    "kps": "KPS",
+    "fbl": "FBL",
+    "gcl": "GCL",
+    "gcl-no-retraining": "GCL, first stage",
 }
