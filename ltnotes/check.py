@@ -13,6 +13,7 @@ from ltnotes.exercises.balancers import (  # chapter 2
     weighted_cross_entropy,
 )
 from ltnotes.exercises.engine import Mistake
+from ltnotes.exercises.fbl import balanced_logits, radial_pull  # chapter 7
 from ltnotes.exercises.fusion import class_activation_map, most_confusing  # chapter 5
 from ltnotes.exercises.heads import squashing_cosine  # chapter 3
 from ltnotes.exercises.long_tail import adjust, balanced_accuracy, exponential_counts, macro_f1  # chapter 1
@@ -21,6 +22,7 @@ __all__ = [
     "Mistake",
     "adjust",
     "balanced_accuracy",
+    "balanced_logits",
     "class_activation_map",
     "draw",
     "effective_number_balanced",
@@ -28,6 +30,7 @@ __all__ = [
     "macro_f1",
     "most_confusing",
     "power_balanced",
+    "radial_pull",
     "squashing_cosine",
     "weighted_cross_entropy",
 ]

@@ -39,6 +39,11 @@ METHOD_COLORS = {
     "tau-norm": VERMILION,
     "cam-fusion": "#1B7837",
     "cam-no-fusion": "#C2A5CF",
+    "fbl": "#8C510A",
+    "fbl-linear": "#BF812D",
+    "fbl-sine": "#DFC27D",
+    "fbl-cosine": "#80CDC1",
+    "fbl-linear-decrease": "#35978F",
 }
 METHOD_NAMES = {
     "ce": "cross-entropy",
@@ -60,4 +65,9 @@ METHOD_NAMES = {
     "tau-norm": "τ-normalisation",
     "cam-fusion": "feature fusion",
     "cam-no-fusion": "balanced batches alone",
+    "fbl": "feature-balanced loss",
+    "fbl-linear": "FBL, linear increase",
+    "fbl-sine": "FBL, sine increase",
+    "fbl-cosine": "FBL, cosine increase",
+    "fbl-linear-decrease": "FBL, linear decrease",
 }

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from ltnotes import check
 from ltnotes.exercises.engine import Exercise, Mistake, find_mistake
 from ltnotes.methods import cam_fusion
+from ltnotes.methods.fbl import FeatureBalancedLoss
 from ltnotes.methods.squashing_cosine import SquashingCosineClassifier
 
 EXERCISES = {name: value for name, value in vars(check).items() if isinstance(value, Exercise)}
@@ -134,6 +135,29 @@ def confusing_in_loops(scores, labels, top):
     return chosen
 
 
+def balanced_in_loops(logits, features, counts, chi):
+    def one(z, f):
+        r = math.sqrt(sum(v * v for v in f))
+        return [score - chi * math.log(max(counts) / n) / r for score, n in zip(z, counts, strict=True)]
+
+    return [one(z, f) for z, f in zip(logits.tolist(), features.tolist(), strict=True)]
+
+
+def balanced_by_the_package(logits, features, counts, chi):
+    loss = FeatureBalancedLoss(counts, strength=chi)
+    loss.set_progress(1.0)
+    return logits - loss.alpha * loss.stimulus / features.norm(dim=1, keepdim=True)
+
+
+def pull_by_autograd(logits, targets, features, counts, chi):
+    """With logits that do not depend on the features, all of the gradient is the stimulus's."""
+    stimulus = math.log(max(counts)) - torch.tensor(counts, dtype=torch.float64).log()
+    f = features.clone().requires_grad_()
+    balanced = logits - chi * stimulus / f.norm(dim=1, keepdim=True)
+    (gradient,) = torch.autograd.grad(F.cross_entropy(balanced, targets, reduction="sum"), f)
+    return -(gradient * F.normalize(features)).sum(1)
+
+
 RIGHT = {
     "macro_f1": [macro_f1_in_loops],
     "balanced_accuracy": [
@@ -156,6 +180,8 @@ RIGHT = {
     "weighted_cross_entropy": [weighted_in_loops, weighted_by_torch],
     "squashing_cosine": [squashed_by_the_package, squashed_in_loops],
     "class_activation_map": [cam_fusion.class_activation_map, activation_by_the_head],
+    "balanced_logits": [balanced_in_loops, balanced_by_the_package],
+    "radial_pull": [pull_by_autograd],
     "most_confusing": [cam_fusion.most_confusing, confusing_in_loops],
 }
 
