@@ -255,10 +255,10 @@ def decision_regions(
     grid = np.stack(np.meshgrid(*(np.linspace(low, high, 250) for low, high in limits)), -1)
     regions = predict(grid.reshape(-1, 2)).reshape(250, 250)
     ax.contourf(grid[..., 0], grid[..., 1], regions, levels=[-0.5, 0.5, 1.5, 2.5], colors=colors, alpha=0.22)
-    for class_id, (color, marker) in enumerate(zip(colors, "osD", strict=True)):
-        chosen = points[labels == class_id]
+    for class_id, (group, color, marker) in enumerate(zip(RANK_GROUPS, colors, "osD", strict=True)):
+        chosen, style = points[labels == class_id], {"color": color, "marker": marker, "edgecolor": "white"}
         size = 14 if len(chosen) > 100 else 34  # a few points have to be seen among many
-        ax.scatter(*chosen.T, s=size, color=color, marker=marker, edgecolor="white", linewidth=0.5)
+        ax.scatter(*chosen.T, s=size, lw=0.5, label=f"{group} class: {len(chosen)} points", **style)
     ax.set(title=title, xticks=[], yticks=[])
     ax.grid(False)
     return ax
@@ -312,7 +312,7 @@ def head_tail_plane(
         title = METHOD_NAMES.get(name.partition(",")[0], "") + name[name.find(",") :] if "," in name else name
         ax.plot(x, y, color=color, lw=1.4, marker=".", ms=7, label=title, zorder=2)
         for label, *at in zip(labels, x, y, strict=True):
-            ax.annotate(label, at, (5, 4), textcoords="offset points", fontsize=8, color=color)
+            ax.annotate(label, at, (-5, -3), textcoords="offset points", ha="right", va="top", fontsize=8, color=color)
     for index, (name, found) in enumerate(points.items()):
         accuracies, title = found, METHOD_NAMES.get(name, name)
         if not isinstance(found, tuple):

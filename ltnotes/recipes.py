@@ -98,7 +98,7 @@ def _build(name: str, dataset: str, imbalance: float, protocol: str) -> Recipe:
 FULL_EPOCHS = 200.0  # what a training that only counts steps is scaled like
 LITE_EPOCHS = 36.0
 LITE_BATCH = 64
-TINY_STEPS = 60
+TINY_STEPS = 30
 TINY_BATCH = 32
 
 
