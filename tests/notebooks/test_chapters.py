@@ -164,6 +164,12 @@ def test_prose_follows_every_figure(chapter: NotebookNode) -> None:
     assert not bare, f"no paragraph on what we see after {bare}"
 
 
+def test_no_line_of_prose_is_taken_for_a_comment(chapter: NotebookNode) -> None:
+    """MyST drops a line that begins with a percent sign, as one that a number before it was broken off from."""
+    lost = [line for cell in chapter.cells for line in prose(cell).splitlines() if line.startswith("%")]
+    assert not lost
+
+
 def test_exercises_have_solutions(chapter: NotebookNode) -> None:
     exercises = [
         i for i, cell in enumerate(chapter.cells) if cell.cell_type == "markdown" and EXERCISE.search(cell.source)
