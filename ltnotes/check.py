@@ -16,6 +16,7 @@ from ltnotes.exercises.blt import climb_linear, confusing_class_probabilities  #
 from ltnotes.exercises.engine import Mistake
 from ltnotes.exercises.fusion import class_activation_map, most_confusing  # chapter 5
 from ltnotes.exercises.heads import squashing_cosine  # chapter 3
+from ltnotes.exercises.kps import kps_loss, kps_margins  # chapter 6
 from ltnotes.exercises.long_tail import adjust, balanced_accuracy, exponential_counts, macro_f1  # chapter 1
 
 __all__ = [
@@ -28,6 +29,8 @@ __all__ = [
     "draw",
     "effective_number_balanced",
     "exponential_counts",
+    "kps_loss",
+    "kps_margins",
     "macro_f1",
     "most_confusing",
     "power_balanced",

@@ -40,6 +40,10 @@ METHOD_COLORS = {
     "blt": "#1F78B4",
     "cam-fusion": "#1B7837",
     "cam-no-fusion": "#C2A5CF",
+    "ldam-drw": "#E6AB02",
+    "kps": "#01665E",
+    "kps-plain": "#7FCDBB",
+    "kps-drw": "#9EBCDA",
 }
 METHOD_NAMES = {
     "ce": "cross-entropy",
@@ -62,4 +66,8 @@ METHOD_NAMES = {
     "blt": "BLT",
     "cam-fusion": "feature fusion",
     "cam-no-fusion": "balanced batches alone",
+    "ldam-drw": "LDAM with DRW",
+    "kps": "KPS with GA",
+    "kps-plain": "KPS without GA",
+    "kps-drw": "KPS with DRW",
 }

@@ -12,6 +12,7 @@ from ltnotes import check
 from ltnotes.exercises.engine import Exercise, Mistake, find_mistake
 from ltnotes.methods import cam_fusion
 from ltnotes.methods.hallucination import hallucinate
+from ltnotes.methods.kps import KPSLoss
 from ltnotes.methods.squashing_cosine import SquashingCosineClassifier
 
 EXERCISES = {name: value for name, value in vars(check).items() if isinstance(value, Exercise)}
@@ -165,6 +166,22 @@ def confusing_in_loops(scores, labels, top):
     return chosen
 
 
+def margins_in_loops(counts, n_base, max_margin):
+    logs = [math.log10(n * n_base / min(counts)) for n in counts]
+    turned = [max(logs) / min(logs) + 1 - value / min(logs) for value in logs]
+    return [max_margin * value / max(turned) for value in turned]
+
+
+def kps_in_loops(cosines, targets, radius, margin, scale):
+    total = 0.0
+    for row, y in zip(cosines.tolist(), targets.tolist(), strict=True):
+        scores = [r * c for r, c in zip(radius.tolist(), row, strict=True)]
+        scores[y] -= margin[y].item()
+        s = scale[y].item()
+        total += math.log(sum(math.exp(s * (score - scores[y])) for score in scores))
+    return total / len(targets)
+
+
 RIGHT = {
     "macro_f1": [macro_f1_in_loops],
     "balanced_accuracy": [
@@ -190,6 +207,8 @@ RIGHT = {
     "squashing_cosine": [squashed_by_the_package, squashed_in_loops],
     "class_activation_map": [cam_fusion.class_activation_map, activation_by_the_head],
     "most_confusing": [cam_fusion.most_confusing, confusing_in_loops],
+    "kps_margins": [margins_in_loops, lambda counts, n_base, max_margin: KPSLoss(counts, n_base, max_margin).margin],
+    "kps_loss": [kps_in_loops],
 }
 
 
@@ -399,6 +418,7 @@ WITHOUT_COUNTS = (
     "climb_linear",
     "class_activation_map",
     "most_confusing",
+    "kps_loss",
 )
 OF_COUNTS = {name: exercise for name, exercise in EXERCISES.items() if name not in WITHOUT_COUNTS}
 
