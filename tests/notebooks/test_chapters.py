@@ -141,6 +141,8 @@ def test_every_figure_has_a_caption_and_alternative_text(chapter: NotebookNode) 
         alt, caption = meta.get("image", {}).get("alt", ""), meta.get("figure", {}).get("caption", "")
         if len(images(cell)) != 1:
             bad.append(f"{begins(cell)}: {len(images(cell))} pictures in one cell, so captions can't tell them apart")
+        if len(cell.outputs) != len(images(cell)):
+            bad.append(f"{begins(cell)}: puts out more than the picture, and all of it gets the figure's name")
         if len(alt.split()) < 5:
             bad.append(f"{begins(cell)}: alternative text {alt!r}")
         if len(caption.split()) < 5:
