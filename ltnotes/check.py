@@ -14,6 +14,7 @@ from ltnotes.exercises.balancers import (  # chapter 2
 )
 from ltnotes.exercises.blt import climb_linear, confusing_class_probabilities  # chapter 4
 from ltnotes.exercises.engine import Mistake
+from ltnotes.exercises.fbl import balanced_logits, radial_pull  # chapter 7
 from ltnotes.exercises.fusion import class_activation_map, most_confusing  # chapter 5
 from ltnotes.exercises.heads import squashing_cosine  # chapter 3
 from ltnotes.exercises.kps import kps_loss, kps_margins  # chapter 6
@@ -23,6 +24,7 @@ __all__ = [
     "Mistake",
     "adjust",
     "balanced_accuracy",
+    "balanced_logits",
     "class_activation_map",
     "climb_linear",
     "confusing_class_probabilities",
@@ -34,6 +36,7 @@ __all__ = [
     "macro_f1",
     "most_confusing",
     "power_balanced",
+    "radial_pull",
     "squashing_cosine",
     "weighted_cross_entropy",
 ]
