@@ -13,12 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 from data_prep import prepare as writer
 from data_prep import sources
 from data_prep.__main__ import main
 from ltnotes import data
+from ltnotes.prepared import file_hash
 
 REPOSITORY = Path(__file__).parents[2]
 CLASSES = [f"class{j}" for j in range(10)]
@@ -109,7 +111,7 @@ def test_the_manifest_tells_where_the_set_comes_from(original, tmp_path):
     assert manifest["counts"] == data.load("cifar10-lt", imbalance=10, root=tmp_path).counts
     assert manifest["source"]["kind"] == "folder"
     for name, listed in manifest["files"].items():
-        assert listed["sha256"] == data.file_hash(tmp_path / NAME / name)
+        assert listed["sha256"] == file_hash(tmp_path / NAME / name)
 
 
 @pytest.mark.parametrize("prefix", ["", "cifar10/", "a/b/"])
@@ -368,7 +370,7 @@ def test_a_full_disk_leaves_things_as_they_were(original, tree, tmp_path, capsys
         save(path, array)
 
     monkeypatch.setattr(np, "save", fail)
-    assert f"can't write {out / NAME}: No space left on device" in refused(capsys, original, out)
+    assert f"can't write {out / NAME}: the disk is full (No space left on device)" in refused(capsys, original, out)
 
 
 LIMITED = """
@@ -408,6 +410,33 @@ def test_killed_while_writing_nothing_half_written_has_the_final_name(original, 
     assert not (tmp_path / NAME).exists()
     assert prepare(original, tmp_path) == 0
     assert data.load("cifar10-lt", imbalance=10, root=tmp_path).num_classes == 10
+
+
+def test_what_a_killed_preparation_left_is_removed_and_that_of_a_living_one_is_not(original, tmp_path):
+    arguments = ["cifar10", "--source", original, "--out", tmp_path, "--imbalance", "10"]
+    subprocess.run([sys.executable, "-c", KILLED, *map(str, arguments)], cwd=REPOSITORY)
+    (left,) = tmp_path.iterdir()
+    living = tmp_path / ".other.scratch"
+    living.mkdir()
+    with FileLock(living / ".lock"):
+        for scratch in (left, living):
+            os.utime(scratch, (0, 0))
+        assert prepare(original, tmp_path) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".other.scratch", NAME]
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "train_images.npy.bak", "holiday"])
+def test_files_of_the_users_own_are_never_deleted(original, tmp_path, capsys, name):
+    (tmp_path / NAME).mkdir()
+    (tmp_path / NAME / name).write_text("mine")
+    assert f"{tmp_path / NAME} holds '{name}', which no preparation wrote" in refused(capsys, original, tmp_path)
+    assert (tmp_path / NAME / name).read_text() == "mine"
+
+
+def test_a_file_in_the_place_of_the_folder_is_kept(original, tmp_path, capsys):
+    (tmp_path / NAME).write_text("mine")
+    assert f"{tmp_path / NAME} is a file; move it away" in refused(capsys, original, tmp_path)
+    assert (tmp_path / NAME).read_text() == "mine"
 
 
 def test_the_command_line_itself(original, tmp_path):
