@@ -18,7 +18,7 @@ from torch import Tensor
 from ltnotes.counts import check_counts, exponential_counts
 from ltnotes.files import DamagedFileError, user_path
 from ltnotes.options import number, whole
-from ltnotes.prepared import SPLITS, read_prepared
+from ltnotes.prepared import MANIFEST, SPLITS, read_prepared
 
 NAMES = ("digits-lt", "cifar10-lt", "cifar100-lt")
 DEFAULT_IMBALANCE = 100
@@ -125,7 +125,7 @@ def load(
     """
     imbalance = None if imbalance is None else number("imbalance", imbalance, least=1)
     seed, validation = whole("seed", seed), whole("validation", validation)
-    is_folder = (user_path(name) / "manifest.json").is_file()
+    is_folder = is_prepared(name)
     if name not in NAMES and not is_folder:
         raise ValueError(f"dataset: got {name!r}, allowed are {', '.join(NAMES)}, or the path of a prepared folder")
     if name == "digits-lt":
@@ -138,9 +138,9 @@ def load(
         imbalance = DEFAULT_IMBALANCE if imbalance is None else imbalance
         where = user_path(root) if root is not None else data_root()
         folder = where / prepared_name(name, imbalance, seed, validation)
-        if not (folder / "manifest.json").is_file():  # the hold-out need not have been prepared
+        if not (folder / MANIFEST).is_file():  # the hold-out need not have been prepared
             folder = where / prepared_name(name, imbalance, seed)
-        if not (folder / "manifest.json").is_file():
+        if not (folder / MANIFEST).is_file():
             raise FileNotFoundError(
                 f"{name} with imbalance {imbalance:g} and seed {seed} is not prepared in {folder.parent}; run"
                 f" 'python -m data_prep {name.removesuffix('-lt')} --imbalance {imbalance:g} --seed {seed}',"
@@ -153,6 +153,11 @@ def load(
     if validation:
         data = with_validation(data, validation)
     return data.to(device) if device is not None else data
+
+
+def is_prepared(name: str) -> bool:
+    """Whether a name is the path of a prepared folder."""
+    return (user_path(name) / MANIFEST).is_file()
 
 
 def prepared_name(name: str, imbalance: float, seed: int, validation: int = 0) -> str:

@@ -144,11 +144,6 @@ def read_tensors(path: Path, remedy: str, device: torch.device | str = "cpu") ->
         raise DamagedFileError(f"{path} can't be read ({_first_line(error)}); {remedy}") from None
 
 
-def is_whole_archive(path: Path) -> bool:
-    """Whether a file that torch or numpy wrote has its end: a cheap look that sees a truncated one."""
-    return zipfile.is_zipfile(path)
-
-
 def write_logits(logits: Tensor, path: Path) -> None:
     """Scores ``[N, C]`` as a compressed .npz file, with 16 bits each."""
     largest = torch.finfo(torch.float16).max

@@ -55,7 +55,8 @@ def choice(name: str, value: Any, allowed: Collection[str]) -> str:
     Raises:
         ValueError: it is not.
     """
-    require(isinstance(value, str) and value in allowed, name, value, " or ".join(allowed))
+    if not (isinstance(value, str) and value in allowed):
+        raise ValueError(f"{name}: got {value!r}, allowed are {', '.join(allowed)}")
     return value
 
 

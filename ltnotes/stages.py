@@ -18,6 +18,8 @@ from ltnotes.models import BACKBONES
 from ltnotes.options import choice, number, of_type, require, whole
 
 TRAINABLE = ("all", "rest", "head")
+FORBIDDEN = frozenset('/\\:*?"<>|')  # in the name of a recipe, which names a folder
+SHOWN = " ".join(sorted(FORBIDDEN))
 CROSS_ENTROPY = part("baselines.CrossEntropy")
 INSTANCE_BALANCED = part("balancers.instance_balanced")
 LINEAR = part("squashing_cosine.LinearClassifier")
@@ -79,7 +81,10 @@ class Stage:
         choice("schedule", self.schedule, ("step", "cosine"))
         choice("keep", self.keep, ("last", "best-test"))
         _of_type(self, {"milestones": tuple})
-        require(all(0 < m < 1 for m in self.milestones), "milestones", self.milestones, "progress between 0 and 1")
+        for milestone in self.milestones:
+            number("milestones", milestone, above=0, below=1)
+        of_transform = self.trains != "rest" or self.transform is not None
+        require(of_transform, "trains", self.trains, "'all' or 'head' in a stage without a transform")
         require(self.warmup < 1, "warmup", self.warmup, "a share from 0 up to, not including, 1")
 
 
@@ -111,6 +116,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         _of_type(self, {"name": str, "dataset": str, "stages": tuple, "head": Part})
+        names_a_folder = self.name.isprintable() and not FORBIDDEN & set(self.name) and self.name[:1] not in ("", ".")
+        require(names_a_folder and len(self.name) <= 150, "name", self.name, f"what can name a folder, without {SHOWN}")
         require(len(self.stages) > 0, "stages", self.stages, "one stage or more")
         choice("backbone", self.backbone, BACKBONES)
         _numbers(self, {"imbalance": 1})

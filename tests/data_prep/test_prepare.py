@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -267,6 +268,74 @@ def test_a_damaged_source_is_named(tree, tmp_path, capsys, kind, damage, message
     said = refused(capsys, source, tmp_path / "out")
     assert str(source) in said
     assert message in said
+
+
+def twice_the_tree(tree):
+    shutil.copytree(tree, tree / "copy")
+
+
+def bomb(tree):
+    # a header that claims 60,000 x 60,000 pixels
+    image = bytearray((tree / "train" / CLASSES[3] / "007.png").read_bytes())
+    image[16:24] = (60_000).to_bytes(4, "big") * 2
+    image[29:33] = zlib.crc32(image[12:29]).to_bytes(4, "big")
+    (tree / "train" / CLASSES[3] / "007.png").write_bytes(image)
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+@pytest.mark.parametrize(
+    ("damage", "message"), [(twice_the_tree, "train/ and test/ lie in ./ and in copy/"), (bomb, "007.png is")]
+)
+def test_a_hostile_source_is_named(tree, tmp_path, capsys, kind, damage, message):
+    damage(tree)
+    source = tree if kind == "folder" else zipped(tree, tmp_path / "images.zip")
+    assert message in refused(capsys, source, tmp_path / "out")
+
+
+def test_a_zip_that_holds_a_name_twice_is_refused(original, tmp_path, capsys):
+    archive = zipped(original, tmp_path / "images.zip")
+    with zipfile.ZipFile(archive, "a") as opened, pytest.warns(UserWarning, match="Duplicate name"):
+        name = next(entry.filename for entry in opened.infolist() if entry.filename.endswith("007.png"))
+        opened.writestr(name, b"again")
+    assert f"{name} is there 2 times, allowed is once" in refused(capsys, archive, tmp_path / "out")
+
+
+def test_a_zip_whose_member_would_fill_the_memory_is_refused(original, tmp_path, capsys):
+    archive = zipped(original, tmp_path / "images.zip")
+    with zipfile.ZipFile(archive, "a", compression=zipfile.ZIP_DEFLATED) as opened:
+        opened.writestr(f"train/{CLASSES[0]}/zero.png", bytes(65 << 20))
+    assert "zero.png unpacks to 65 MiB, allowed are 64" in refused(capsys, archive, tmp_path / "out")
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_grey_images_keep_their_shades(tree, tmp_path, bits):
+    shades = np.arange(0, 256, dtype=np.uint16).repeat(4).reshape(32, 32)
+    stored = Image.fromarray(shades.astype(np.uint8) if bits == 8 else shades * 257)
+    for path in (tree / "test" / CLASSES[0]).iterdir():
+        stored.save(path)
+    assert prepare(tree, tmp_path) == 0
+    loaded = data.load("cifar10-lt", imbalance=10, root=tmp_path).test
+    assert (loaded.images[loaded.labels == 0].numpy() == shades[..., None]).all()
+
+
+@pytest.mark.parametrize("source", ["folder", "zip"])
+def test_a_file_that_may_not_be_read_is_named(original, tmp_path, capsys, monkeypatch, source):
+    def refuse(*_):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    path = original if source == "folder" else zipped(original, tmp_path / "images.zip")
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(zipfile.ZipFile, "read", refuse)
+    assert "class0/000.png: [Errno 13] Permission denied" in refused(capsys, path, tmp_path / "out")
+
+
+def test_an_interruption_is_one_line(original, tmp_path, capsys, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(writer, "_draw", interrupt)
+    assert prepare(original, tmp_path / "out") == 130
+    assert capsys.readouterr().err == "interrupted; nothing half-written is left\n"
 
 
 def test_a_missing_archive_is_named(tmp_path, capsys):
