@@ -203,8 +203,8 @@ def main(arguments: list[str] | None = None) -> int:
         elif options.command == "run":
             run_recipe(options)
         elif options.names:
-            for name in options.names:
-                show_recipe(chosen_recipe(name, options))
+            for recipe in [chosen_recipe(name, options) for name in options.names]:  # all of them before the first
+                show_recipe(recipe)
         else:
             list_recipes()
     except (ValueError, OSError, RuntimeError) as error:

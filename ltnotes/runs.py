@@ -226,7 +226,6 @@ def _train(order: _Order, stage: int, before: dict[int, Run | None], folders: di
     jobs, own = [], {}
     for seed, run in before.items():
         own[seed] = folders[seed] / _folder_name(code, order.precision, run)
-        own[seed].mkdir(parents=True, exist_ok=True)
         of_several = f", stage {stage + 1} of {len(order.recipe.stages)}" if len(order.recipe.stages) > 1 else ""
         job = training.Training(
             order.recipe,
@@ -238,6 +237,7 @@ def _train(order: _Order, stage: int, before: dict[int, Run | None], folders: di
             TrainingProgress(f"{order.recipe.name}, seed {seed}{of_several}"),
             order.precision,
         )
+        own[seed].mkdir(parents=True, exist_ok=True)  # after all that a bad option can raise
         jobs.append(job)
     if not order.resume:  # what is finished stays until it is replaced: other recipes may go on from it
         for folder in own.values():
