@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
+from ltnotes.files import first_line
 from ltnotes.prepared import file_hash
 
 IMAGE_SUFFIXES = (".png", ".webp", ".jpg", ".jpeg", ".bmp")
@@ -58,7 +59,7 @@ def read_class_folders(path: Path, num_classes: int, size: int) -> Pool:
     try:
         archive = zipfile.ZipFile(path)
     except Exception as error:  # a damaged zip can raise anything
-        raise PrepareError(f"source {path} is no readable zip: {_words(error)}; fetch it again") from None
+        raise PrepareError(f"source {path} is no readable zip: {first_line(error)}; fetch it again") from None
     with archive:
         entries = [entry for entry in archive.infolist() if not entry.is_dir()]
         _check_entries(path, [entry for entry in entries if _class_of(entry.filename)])
@@ -87,13 +88,9 @@ def _naming(trouble: str, read: Callable[[str], bytes]) -> Callable[[str], bytes
         try:
             return read(name)
         except Exception as error:  # a damaged or encrypted member, an unknown compression, a file that is not ours
-            raise PrepareError(f"{trouble}: {name}: {_words(error)}; fetch it again") from None
+            raise PrepareError(f"{trouble}: {name}: {first_line(error)}; fetch it again") from None
 
     return named
-
-
-def _words(error: Exception) -> str:
-    return str(error) or type(error).__name__
 
 
 def _class_of(name: str) -> tuple[str, str] | None:
@@ -150,7 +147,9 @@ def _decode(content: bytes, name: str, size: int) -> np.ndarray:
             # Before any pixel is decoded: a few bytes can claim to be a gigapixel.
             pixels = _as_rgb(image) if (width, height) == (size, size) else None
     except Exception as error:  # damaged bytes make decoders raise anything
-        raise PrepareError(f"source {name} is no readable image ({_words(error)}); fetch the source again") from None
+        raise PrepareError(
+            f"source {name} is no readable image ({first_line(error)}); fetch the source again"
+        ) from None
     if pixels is None:
         raise PrepareError(f"source {name} is {width}x{height} pixels, allowed are {size}x{size}")
     return pixels
@@ -179,7 +178,7 @@ def read_torchvision_cifar(num_classes: int, download_folder: Path) -> Pool:
         train, test = (dataset(str(download_folder), train=flag, download=True) for flag in (True, False))
     except Exception as error:  # no network, a full disk, or a damaged archive or pickle
         raise PrepareError(
-            f"CIFAR-{num_classes} could not be downloaded ({_words(error)}); connect to the network, or pass"
+            f"CIFAR-{num_classes} could not be downloaded ({first_line(error)}); connect to the network, or pass"
             " --source with a folder or a zip of class folders"
         ) from None
     archive = download_folder / dataset.filename

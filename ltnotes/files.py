@@ -42,7 +42,7 @@ def write_bytes(content: bytes, path: Path) -> None:
     Raises:
         OSError: the file can't be written; what was there before is unharmed.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _temporary(path)
     try:
         temporary.write_bytes(content)
         os.replace(temporary, path)
@@ -60,7 +60,7 @@ def save_atomically(content: Any, path: Path) -> None:
         OSError: the folder can't be written or the disk is full; ``path`` is as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")  # always the same, so that a killed process leaves one at most
+    temporary = _temporary(path)
     try:
         with temporary.open("wb") as file:
             torch.save(content, file)
@@ -72,9 +72,13 @@ def save_atomically(content: Any, path: Path) -> None:
         raise
 
 
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.part")  # always the same: what a killed process left is written over
+
+
 def disk_error(error: Exception, path: Path) -> OSError:
     """The error of a failed writing in words that name the file, and call a full disk one."""
-    said = OSError(f"can't write {path}: {disk_reason(error, path.parent)}; what was there before is unharmed")
+    said = OSError(f"can't write {path} ({disk_reason(error, path.parent)}); what was there before is unharmed")
     said.errno = getattr(error, "errno", None)
     return said
 
@@ -109,7 +113,7 @@ def read_json(path: Path, remedy: str, sealed: bool = True) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise DamagedFileError(f"{path} can't be read ({_first_line(error)}); {remedy}") from None
+        raise DamagedFileError(f"{path} can't be read ({first_line(error)}); {remedy}") from None
     if not isinstance(content, dict):
         raise DamagedFileError(f"{path} can't be read (it holds a {type(content).__name__}); {remedy}")
     seal = content.pop(SEAL, None)
@@ -124,7 +128,8 @@ def _seal(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What an error says, on one line; its type, if it says nothing."""
     lines = str(error).splitlines()
     return lines[0] if lines else type(error).__name__
 
@@ -141,7 +146,9 @@ def read_tensors(path: Path, remedy: str, device: torch.device | str = "cpu") ->
     try:
         return torch.load(path, map_location=device, weights_only=True)
     except (*UNREADABLE, RuntimeError, TypeError, pickle.UnpicklingError) as error:
-        raise DamagedFileError(f"{path} can't be read ({_first_line(error)}); {remedy}") from None
+        # torch's own words on a pickle are a page long
+        said = "no file of tensors and numbers" if isinstance(error, pickle.UnpicklingError) else first_line(error)
+        raise DamagedFileError(f"{path} can't be read ({said}); {remedy}") from None
 
 
 def write_logits(logits: Tensor, path: Path) -> None:
@@ -163,5 +170,5 @@ def read_logits(path: Path) -> np.ndarray:
             return kept["logits"].astype(np.float32)
     except UNREADABLE as error:
         raise DamagedFileError(
-            f"{path} can't be read ({_first_line(error)}); delete it and train the run anew"
+            f"{path} can't be read ({first_line(error)}); delete it and train the run anew"
         ) from None

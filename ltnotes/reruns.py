@@ -149,13 +149,22 @@ def execute(jobs: Sequence[Job], prepare_only: bool = False, force: bool = False
         if job not in waiting:
             print(f"{job.source.stem}: finished already, {job.output}")
     display = ChapterProgress([prepare(job) for job in waiting])
-    for job in waiting:
+    for job in jobs:
         with _turn(job):
             if prepare_only:
                 _write(prepare(job), job.output)
             elif force or not _is_finished(job):  # by another process, while this one waited
                 _execute_one(job, prepare(job), display)
+            else:
+                for leftover in _scratch(job):  # of a process that was killed as it finished
+                    leftover.unlink(missing_ok=True)
     return [job.output for job in jobs]
+
+
+def _scratch(job: Job) -> tuple[Path, Path]:
+    """Where a chapter is executed, and where its trainings say how far they are."""
+    partial, progress = (f".{job.output.stem}.{ending}" for ending in ("partial.ipynb", "progress.json"))
+    return job.output.with_name(partial), job.output.with_name(progress)
 
 
 def _turn(job: Job) -> FileLock:
@@ -198,8 +207,7 @@ def prepare(job: Job) -> NotebookNode:
 
 def _execute_one(job: Job, notebook: NotebookNode, display: ChapterProgress) -> None:
     began = time.monotonic()
-    partial = job.output.with_name(f".{job.output.stem}.partial.ipynb")
-    progress = job.output.with_name(f".{job.output.stem}.progress.json")
+    partial, progress = _scratch(job)
     before = os.environ.get(PROGRESS_FILE)
     failed = job.output.with_name(f"{job.output.stem}.failed.ipynb")
     os.environ[PROGRESS_FILE] = str(progress.resolve())

@@ -31,7 +31,7 @@ from ltnotes import inference, metrics, models
 from ltnotes.batches import Augmenter
 from ltnotes.data import LongTailData, Split
 from ltnotes.devices import Lane, choose_precision, naming_memory, seeded
-from ltnotes.files import DamagedFileError, read_tensors, save_atomically
+from ltnotes.files import DamagedFileError, first_line, read_tensors, save_atomically
 from ltnotes.folding import folded
 from ltnotes.inference import predict  # noqa: F401  # chapters look at a network with it
 from ltnotes.live_stage import LiveStage, NonFiniteLossError
@@ -209,9 +209,9 @@ class Training:
         if self.checkpoint is None or not self.checkpoint.is_file():
             return None
         try:
-            saved = read_tensors(self.checkpoint, "", self.device)
+            saved = read_tensors(self.checkpoint, "the training begins anew", self.device)
             if not isinstance(saved, dict) or saved.get("of") != self._identity():
-                raise DamagedFileError(f"{self.checkpoint} is not the state of this training")
+                raise DamagedFileError(f"{self.checkpoint} is the state of another training; the training begins anew")
             return saved
         except DamagedFileError as error:
             self._set_aside(error)
@@ -232,17 +232,17 @@ class Training:
             live.best = saved["best"]
             self.history, self.seconds = list(saved["history"]), float(saved["seconds"])
         except (LookupError, ValueError, TypeError, AttributeError, RuntimeError) as error:
-            self._set_aside(error)
+            said = f"{self.checkpoint} does not fit ({first_line(error)}); the training begins anew"
+            self._set_aside(DamagedFileError(said))
             self.history, self.seconds = [], 0.0
             return False
         return True
 
-    def _set_aside(self, error: Exception) -> None:
-        """Rename a state that can't be used, and say so: the training begins anew."""
+    def _set_aside(self, error: DamagedFileError) -> None:
+        """Keep a state that can't be used under another name, and say so."""
         aside = self.checkpoint.with_suffix(".damaged.pt")
         os.replace(self.checkpoint, aside)
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        print(f"{reason}: set aside as {aside.name}, the training begins anew", file=sys.stderr)
+        print(f"{error}, and the file is kept as {aside.name}", file=sys.stderr)
 
 
 def side_by_side(jobs: Iterable[Training]) -> Iterator[Training]:
