@@ -228,7 +228,7 @@ class CAMFusion(Transform):
         weighted: bool = False,
     ):
         counts = check_counts(class_counts)
-        head = head_classes(counts, head_ratio)
+        head = head_classes(counts, number("head_ratio", head_ratio, above=0, most=1))
         tail = sorted(set(range(len(counts))) - set(head))
         if not tail:
             raise ValueError(
