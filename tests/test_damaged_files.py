@@ -59,7 +59,7 @@ DAMAGES = {
 def test_a_damaged_run_is_named_with_what_to_do(cache, name, damage):
     path = only(cache, name)
     DAMAGES[damage](path)
-    with pytest.raises(DamagedFileError, match=rf"^{path} .*; delete {path.parent} to train it anew$") as caught:
+    with pytest.raises(DamagedFileError, match=rf"^{path} .*; delete the folder to train it anew$") as caught:
         make(cache)
     assert "\n" not in str(caught.value)
     shutil.rmtree(path.parent)

@@ -398,7 +398,7 @@ def test_a_disk_that_fills_at_the_end_keeps_the_training(tmp_path, monkeypatch, 
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left on device; finished runs"):
-        patch.setattr(runs, "write_text", fail)
+        patch.setattr(runs, "write_json", fail)
         runs.run(RECIPE, out_dir=tmp_path, device="cpu")
     assert [Path(name).name for name in files(tmp_path)] == ["checkpoint.pt", "logits.npz", "unfinished.pt"]
     monkeypatch.setattr(training.LiveStage, "run_epoch", lambda *_: pytest.fail("trained again"))
