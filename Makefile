@@ -27,7 +27,7 @@ PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := book
 .DELETE_ON_ERROR:
-.PHONY: book html site test unit nbval rendered lint format lab bench bench-gpu lite-table browser setup clean help
+.PHONY: book html site test unit nbval rendered kills lint format lab bench bench-gpu lite-table browser setup clean help
 
 ## book: execute every chapter (DATASET=digits-lt SCALE=tiny), then build build/html/index.html from them
 book: $(STAMP)
@@ -102,6 +102,10 @@ browser:
 	  && ! command -v google-chrome >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	  apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends chromium; \
 	fi
+
+## kills: kill a training, a preparation and a chapter before each of their file operations (minutes; CI tries some)
+kills: $(STAMP)
+	@set -e; for what in run prepare prepare-again chapter; do $(ONE_THREAD) $(BIN)/python -m tests.kills $$what 1; done
 
 ## lint: check style and formatting of code and notebooks
 lint: $(STAMP)

@@ -9,6 +9,8 @@ from pathlib import Path
 from data_prep import prepare as writer
 from data_prep.sources import Pool, PrepareError, read_class_folders, read_torchvision_cifar
 from ltnotes.data import DEFAULT_IMBALANCE, data_root
+from ltnotes.files import user_path
+from ltnotes.options import number
 
 CLASSES = {"cifar10": 10, "cifar100": 100}
 STATISTICS = {"cifar10": writer.CIFAR10_STATISTICS, "cifar100": writer.CIFAR100_STATISTICS}
@@ -30,8 +32,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         metavar="RHO",
         help="largest class over smallest class; several make several sets (default: %(default)s)",
     )
-    parser.add_argument("--source", type=Path, help="a folder or zip of class folders, instead of a download")
-    parser.add_argument("--out", type=Path, help="where prepared sets go (default: LTNOTES_DATA, or ./data)")
+    parser.add_argument("--source", type=user_path, help="a folder or zip of class folders, instead of a download")
+    parser.add_argument("--out", type=user_path, help="where prepared sets go (default: LTNOTES_DATA, or ./data)")
     parser.add_argument("--seed", type=int, default=0, help="which images are drawn (default: %(default)s)")
     parser.add_argument(
         "--validation",
@@ -60,8 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
     root = options.out or data_root()
     try:
         for imbalance in options.imbalance:
-            if not imbalance >= 1:
-                raise PrepareError(f"imbalance: got {imbalance:g}, allowed is a ratio of 1 and above")
+            number("imbalance", imbalance, least=1)
         pool = read_pool(options, root)
         for imbalance in options.imbalance:
             request = writer.Request(
@@ -73,9 +74,12 @@ def main(arguments: list[str] | None = None) -> int:
             )
             folder, written = writer.prepare(pool, request, root)
             print(f"{'prepared' if written else 'already prepared'}: {folder}")
-    except PrepareError as error:
+    except (PrepareError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted; nothing half-written is left", file=sys.stderr)
+        return 130
     return 0
 
 

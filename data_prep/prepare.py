@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import json
 import os
+import shutil
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from data_prep.sources import Pool, PrepareError
 from ltnotes import data
 from ltnotes.counts import exponential_counts
+from ltnotes.files import DamagedFileError, disk_reason
+from ltnotes.prepared import fingerprint, is_ours, read_manifest, write_prepared
 
 # The constants that the literature normalises CIFAR with, whatever the split.
 CIFAR10_STATISTICS = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
 CIFAR100_STATISTICS = ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761))
+
+SCRATCH, LOCK = ".scratch", ".lock"
+SECONDS_TO_LOCK = 60  # a new scratch folder has its lock long before
 
 
 @dataclass(frozen=True)
@@ -45,28 +53,52 @@ def prepare(pool: Pool, request: Request, root: Path) -> tuple[Path, bool]:
     final name.
 
     Raises:
-        PrepareError: a ratio that the pool can't give, or a target that can't be written.
+        PrepareError: a ratio that the pool can't give, or a target that can't be written or
+            holds files that no preparation wrote.
     """
     arrays, manifest = _draw(pool, request)
     target = root / request.folder_name
     if _holds(target, manifest):
         return target, False
+    _check_is_ours(target)
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=root) as scratch:
-            fresh = Path(scratch) / "fresh"
-            _write(fresh, arrays, manifest)
-            if target.exists():
-                os.replace(target, Path(scratch) / "old")
-            os.replace(fresh, target)
+        _replace(target, arrays, manifest)
     except OSError as error:
         if _holds(target, manifest):  # another process prepared the same meanwhile
             return target, False
         raise PrepareError(
-            f"can't write {target}: {error.strerror or error}; nothing was left there. Allowed is a"
+            f"can't write {target}: {disk_reason(error, root)}; nothing was left there. Allowed is a"
             f" folder that can be written, with {sum(a.nbytes for a in arrays.values()) >> 20} MiB free"
         ) from None
     return target, True
+
+
+def _check_is_ours(target: Path) -> None:
+    if target.exists() and not target.is_dir():
+        raise PrepareError(f"{target} is a file; move it away, or choose another --out")
+    if target.is_dir() and (foreign := sorted(path.name for path in target.iterdir() if not is_ours(path.name))):
+        raise PrepareError(
+            f"{target} holds {foreign[0]!r}, which no preparation wrote; move it away, or choose another --out"
+        )
+
+
+def _replace(target: Path, arrays: dict[str, np.ndarray], manifest: dict) -> None:
+    _remove_litter(target.parent)
+    with (
+        tempfile.TemporaryDirectory(prefix=f".{target.name}-", suffix=SCRATCH, dir=target.parent) as scratch,
+        FileLock(Path(scratch) / LOCK),
+    ):
+        fresh, old = Path(scratch) / "fresh", Path(scratch) / "old"
+        write_prepared(fresh, arrays, manifest)
+        if target.exists():
+            os.replace(target, old)
+        try:
+            os.replace(fresh, target)
+        except OSError:
+            if old.exists():
+                os.replace(old, target)
+            raise
 
 
 def _draw(pool: Pool, request: Request) -> tuple[dict[str, np.ndarray], dict]:
@@ -108,33 +140,23 @@ def _draw(pool: Pool, request: Request) -> tuple[dict[str, np.ndarray], dict]:
         "flip": request.flip,
         "source": pool.source,
         "chosen_indices_sha256": hashlib.sha256(parts["train"].astype("<i8").tobytes()).hexdigest(),
-        "fingerprint": _fingerprint(arrays),
+        "fingerprint": fingerprint(arrays),
     }
     return arrays, manifest
 
 
-def _fingerprint(arrays: dict[str, np.ndarray]) -> str:
-    """Hash of what training can see: two sources that hold the same pixels give the same one."""
-    digest = hashlib.sha256()
-    for name, array in sorted(arrays.items()):
-        digest.update(name.encode() + np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
+def _remove_litter(root: Path) -> None:
+    """Remove what killed preparations left: old scratch folders that no living process holds the lock of."""
+    for scratch in root.glob(f".*{SCRATCH}"):
+        if time.time() - scratch.stat().st_mtime > SECONDS_TO_LOCK:
+            with contextlib.suppress(Timeout, OSError), FileLock(scratch / LOCK, timeout=0):
+                shutil.rmtree(scratch)
 
 
 def _holds(target: Path, manifest: dict) -> bool:
     """Whether the folder is whole and was made by the same request from the same source."""
     try:
-        existing = data.read_manifest(target)
-    except RuntimeError:
+        existing = read_manifest(target)
+    except DamagedFileError:
         return False
     return {key: value for key, value in existing.items() if key != "files"} == manifest
-
-
-def _write(folder: Path, arrays: dict[str, np.ndarray], manifest: dict) -> None:
-    folder.mkdir()
-    files = {}
-    for name, array in arrays.items():
-        np.save(folder / name, array)
-        files[name] = {"bytes": (folder / name).stat().st_size, "sha256": data.file_hash(folder / name)}
-    text = json.dumps({**manifest, "files": files}, indent=1)
-    (folder / "manifest.json").write_text(text + "\n", encoding="utf-8")

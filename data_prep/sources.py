@@ -6,17 +6,19 @@ import hashlib
 import io
 import sys
 import zipfile
-import zlib
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from ltnotes.data import file_hash
+from ltnotes.files import first_line
+from ltnotes.prepared import file_hash
 
 IMAGE_SUFFIXES = (".png", ".webp", ".jpg", ".jpeg", ".bmp")
+LARGEST_FILE = 64 << 20  # bytes; a small image that claims more would only fill the memory
 
 
 class PrepareError(Exception):
@@ -50,15 +52,45 @@ def read_class_folders(path: Path, num_classes: int, size: int) -> Pool:
     """
     if path.is_dir():
         files = sorted(p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file())
-        return _assemble(files, lambda name: (path / name).read_bytes(), path, num_classes, size, "folder")
+        read = _naming(f"source {path} can't be read", lambda name: (path / name).read_bytes())
+        return _assemble(files, read, path, num_classes, size, "folder")
     if not path.is_file():
         raise PrepareError(f"source {path} does not exist; allowed is a folder or a zip of class folders")
     try:
-        with zipfile.ZipFile(path) as archive:
-            files = sorted(name for name in archive.namelist() if not name.endswith("/"))
-            return _assemble(files, archive.read, path, num_classes, size, "zip")
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
-        raise PrepareError(f"source {path} is no readable zip: {error}; fetch it again") from None
+        archive = zipfile.ZipFile(path)
+    except Exception as error:  # a damaged zip can raise anything
+        raise PrepareError(f"source {path} is no readable zip: {first_line(error)}; fetch it again") from None
+    with archive:
+        entries = [entry for entry in archive.infolist() if not entry.is_dir()]
+        _check_entries(path, [entry for entry in entries if _class_of(entry.filename)])
+        files = sorted(entry.filename for entry in entries)
+        return _assemble(
+            files, _naming(f"source {path} is no readable zip", archive.read), path, num_classes, size, "zip"
+        )
+
+
+def _check_entries(path: Path, images: list[zipfile.ZipInfo]) -> None:
+    times = Counter(entry.filename for entry in images)
+    for entry in images:
+        if times[entry.filename] > 1:
+            raise PrepareError(
+                f"source {path}: {entry.filename} is there {times[entry.filename]} times, allowed is once"
+            )
+        if entry.file_size > LARGEST_FILE:
+            most = f"allowed are {LARGEST_FILE >> 20}"
+            raise PrepareError(f"source {path}: {entry.filename} unpacks to {entry.file_size >> 20} MiB, {most}")
+
+
+def _naming(trouble: str, read: Callable[[str], bytes]) -> Callable[[str], bytes]:
+    """``read``, whose errors name the source and the file."""
+
+    def named(name: str) -> bytes:
+        try:
+            return read(name)
+        except Exception as error:  # a damaged or encrypted member, an unknown compression, a file that is not ours
+            raise PrepareError(f"{trouble}: {name}: {first_line(error)}; fetch it again") from None
+
+    return named
 
 
 def _class_of(name: str) -> tuple[str, str] | None:
@@ -75,6 +107,10 @@ def _assemble(
     files: list[str], read: Callable[[str], bytes], path: Path, num_classes: int, size: int, kind: str
 ) -> Pool:
     members = [(name, *found) for name in files if (found := _class_of(name))]
+    if len(roots := sorted({str(PurePosixPath(name).parents[2]) for name, _, _ in members})) > 1:
+        raise PrepareError(
+            f"source {path}: train/ and test/ lie in {roots[0]}/ and in {roots[1]}/; allowed is one of them"
+        )
     classes = {split: sorted({c for _, s, c in members if s == split}) for split in ("train", "test")}
     names = sorted(set(classes["train"]) | set(classes["test"]))
     for split, present in classes.items():
@@ -106,12 +142,27 @@ def _assemble(
 
 def _decode(content: bytes, name: str, size: int) -> np.ndarray:
     try:
-        image = Image.open(io.BytesIO(content)).convert("RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise PrepareError(f"source {name} is no readable image ({error}); fetch the source again") from None
-    if image.size != (size, size):
-        raise PrepareError(f"source {name} is {image.size[0]}x{image.size[1]} pixels, allowed are {size}x{size}")
-    return np.asarray(image)
+        with Image.open(io.BytesIO(content)) as image:
+            width, height = image.size
+            # Before any pixel is decoded: a few bytes can claim to be a gigapixel.
+            pixels = _as_rgb(image) if (width, height) == (size, size) else None
+    except Exception as error:  # damaged bytes make decoders raise anything
+        raise PrepareError(
+            f"source {name} is no readable image ({first_line(error)}); fetch the source again"
+        ) from None
+    if pixels is None:
+        raise PrepareError(f"source {name} is {width}x{height} pixels, allowed are {size}x{size}")
+    return pixels
+
+
+def _as_rgb(image: Image.Image) -> np.ndarray:
+    """uint8 ``[H, W, 3]``; 16 bits of grey become 8, which Pillow's own conversion clips to white."""
+    if image.mode == "F" or image.mode.startswith("I"):
+        grey = np.asarray(image)
+        if grey.dtype.kind == "f" or grey.min() < 0 or grey.max() > 0xFFFF:
+            raise ValueError("its grey values are not 8 or 16 bits")
+        image = Image.fromarray((grey >> 8).astype(np.uint8))
+    return np.asarray(image.convert("RGB"))
 
 
 def read_torchvision_cifar(num_classes: int, download_folder: Path) -> Pool:
@@ -125,9 +176,9 @@ def read_torchvision_cifar(num_classes: int, download_folder: Path) -> Pool:
     dataset = {10: datasets.CIFAR10, 100: datasets.CIFAR100}[num_classes]
     try:
         train, test = (dataset(str(download_folder), train=flag, download=True) for flag in (True, False))
-    except (OSError, RuntimeError) as error:
+    except Exception as error:  # no network, a full disk, or a damaged archive or pickle
         raise PrepareError(
-            f"CIFAR-{num_classes} could not be downloaded ({error}); connect to the network, or pass"
+            f"CIFAR-{num_classes} could not be downloaded ({first_line(error)}); connect to the network, or pass"
             " --source with a folder or a zip of class folders"
         ) from None
     archive = download_folder / dataset.filename

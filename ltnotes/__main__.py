@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import ast
 import sys
-from pathlib import Path
 from typing import Any
 
 from ltnotes import data, recipes
 from ltnotes.catalogue import CHAPTERS
+from ltnotes.files import user_path
 from ltnotes.protocols import PROTOCOLS
 from ltnotes.stages import Recipe, Stage
 
@@ -25,7 +25,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     chapters.add_argument(
         "-p", action="append", nargs=2, default=[], dest="more", metavar=("NAME", "VALUE"), help="any other parameter"
     )
-    chapters.add_argument("--out", type=Path, help="folder of the outputs (default: build/chapters)")
+    chapters.add_argument("--out", type=user_path, help="folder of the outputs (default: build/chapters)")
     chapters.add_argument("--prepare-only", action="store_true", help="write parametrised copies and run nothing")
     chapters.add_argument("--force", action="store_true", help="run finished chapters again")
     chapters.add_argument("--in-place", action="store_true", help="refresh the book's own copies")
@@ -47,13 +47,20 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     ledger.add_argument("--only", nargs="+", default=[], metavar="RECIPE", help="these alone (default: the whole plan)")
     ledger.add_argument("--seed", type=int, nargs="+", default=[], help="these alone")
     ledger.add_argument("--dataset", nargs="+", default=[], help="these alone")
-    ledger.add_argument("--out", type=Path, help="the ledger's folder (default: book/results)")
+    ledger.add_argument("--out", type=user_path, help="the ledger's folder (default: book/results)")
     add_hardware(ledger)
 
     options = parser.parse_args(arguments)
     if options.command == "chapters" and options.in_place and options.out:
         parser.error("--out: has no effect with --in-place, which writes to the book")
+    if options.command == "recipes" and not options.names:
+        for name in (*SETTING, "set"):
+            if getattr(options, name) != listing.get_default(name):
+                parser.error(f"--{name}: has no effect without a RECIPE to show")
     return options
+
+
+SETTING = ("dataset", "imbalance", "scale", "protocol")
 
 
 def add_setting(command: argparse.ArgumentParser, scale: str) -> None:
@@ -72,6 +79,11 @@ def add_hardware(command: argparse.ArgumentParser) -> None:
 
 def chosen_recipe(name: str, options: argparse.Namespace) -> Recipe:
     changes = dict(read_change(text) for text in options.set)
+    for field in changes:
+        if field in ("name", "stages"):
+            raise ValueError(f"--set: got {field!r}, which a recipe's name decides, allowed are its other fields")
+        if field in SETTING:
+            raise ValueError(f"--set: got {field!r}, allowed is --{field} {changes[field]}")
     return recipes.get(name, options.dataset, options.imbalance, options.scale, options.protocol, **changes)
 
 
@@ -81,7 +93,10 @@ def run_chapters(options: argparse.Namespace) -> None:
     grid: dict[str, list[Any]] = {
         name: values for name in ("dataset", "imbalance", "scale", "seed") if (values := getattr(options, name))
     }
-    grid |= {name: [value] for name, value in options.more}
+    for name, value in options.more:
+        if name in grid:
+            raise ValueError(f"{name}: given more than once, by -p {name} {value} as well")
+        grid[name] = [value]
     if options.in_place and grid:
         raise ValueError(f"{next(iter(grid))}: --in-place keeps the chapters' own parameters; edit the chapter instead")
     out = reruns.book_folder() if options.in_place else options.out or data.home() / "build" / "chapters"
@@ -121,9 +136,10 @@ def read_change(text: str) -> tuple[str, Any]:
     if not separator:
         raise ValueError(f"--set: got {text!r}, allowed is FIELD=VALUE, such as epochs=30")
     try:
-        return name, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
+        read = ast.literal_eval(value)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):  # what literal_eval raises for what is no literal
         return name, value
+    return name, tuple(read) if isinstance(read, list) else read
 
 
 def list_recipes() -> None:
@@ -187,13 +203,16 @@ def main(arguments: list[str] | None = None) -> int:
         elif options.command == "run":
             run_recipe(options)
         elif options.names:
-            for name in options.names:
-                show_recipe(chosen_recipe(name, options))
+            for recipe in [chosen_recipe(name, options) for name in options.names]:  # all of them before the first
+                show_recipe(recipe)
         else:
             list_recipes()
     except (ValueError, OSError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
     except ImportError as error:
         print(f"error: {error}; 'pip install ltnotes[book]' installs what chapters need", file=sys.stderr)
         return 2

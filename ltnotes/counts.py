@@ -6,9 +6,10 @@ in this package, assumes that class 0 is the largest.
 
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Sequence
+
+from ltnotes.options import number, whole
 
 
 def check_counts(counts: Sequence[int], name: str = "class_counts") -> list[int]:
@@ -39,12 +40,8 @@ def exponential_counts(n_max: int, num_classes: int, imbalance: float) -> list[i
         ValueError: a ratio below 1, fewer than two classes, or a ratio that would
             leave the last class without images.
     """
-    if n_max < 1:
-        raise ValueError(f"n_max: got {n_max}, allowed are positive ints")
-    if num_classes < 2:
-        raise ValueError(f"num_classes: got {num_classes}, allowed are 2 and more")
-    if not (math.isfinite(imbalance) and imbalance >= 1):
-        raise ValueError(f"imbalance: got {imbalance}, allowed is a ratio of 1 and above")
+    n_max, num_classes = whole("n_max", n_max, least=1), whole("num_classes", num_classes, least=2)
+    imbalance = number("imbalance", imbalance, least=1)
     counts = [int(n_max * (1 / imbalance) ** (j / (num_classes - 1))) for j in range(num_classes)]
     if counts[-1] < 1:
         raise ValueError(
@@ -69,8 +66,7 @@ def shot_groups(counts: Sequence[int], many: int = 100, few: int = 20) -> dict[s
         ValueError: bad counts, or ``few`` not below ``many``.
     """
     checked = check_counts(counts, "counts")
-    if not 0 <= few < many:
-        raise ValueError(f"few, many: got {few} and {many}, allowed is 0 <= few < many")
+    few = number("few", few, least=0, below=number("many", many))
     groups: dict[str, list[int]] = {"many": [], "medium": [], "few": []}
     for class_id, n in enumerate(checked):
         groups["many" if n > many else "few" if n <= few else "medium"].append(class_id)
@@ -88,8 +84,7 @@ def rank_groups(counts: Sequence[int], share: float = 0.3) -> dict[str, list[int
         ValueError: bad counts, or a share outside (0, 0.5].
     """
     checked = check_counts(counts, "counts")
-    if not 0 < share <= 0.5:
-        raise ValueError(f"share: got {share}, allowed is a number above 0 and up to 0.5")
+    share = number("share", share, above=0, most=0.5)
     by_size = sorted(range(len(checked)), key=lambda class_id: (-checked[class_id], class_id))
     k = max(1, min(round(share * len(checked)), len(checked) // 2))
     return {

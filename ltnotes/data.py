@@ -7,7 +7,6 @@ default, needs no preparation: scikit-learn ships the images.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +16,9 @@ import torch
 from torch import Tensor
 
 from ltnotes.counts import check_counts, exponential_counts
+from ltnotes.files import DamagedFileError, user_path
+from ltnotes.options import number, whole
+from ltnotes.prepared import MANIFEST, SPLITS, read_prepared
 
 NAMES = ("digits-lt", "cifar10-lt", "cifar100-lt")
 DEFAULT_IMBALANCE = 100
@@ -31,14 +33,14 @@ def home() -> Path:
     command at the top share one cache); else the current folder.
     """
     if configured := os.environ.get("LTNOTES_HOME"):
-        return Path(configured)
+        return user_path(configured)
     here = Path.cwd()
     return next((p for p in (here, *here.parents) if (p / "book" / "_toc.yml").is_file()), here)
 
 
 def data_root() -> Path:
     """Where prepared data sets lie: ``LTNOTES_DATA``, or ``data`` below :func:`home`."""
-    return Path(os.environ.get("LTNOTES_DATA") or home() / "data")
+    return user_path(os.environ.get("LTNOTES_DATA") or home() / "data")
 
 
 @dataclass(frozen=True)
@@ -119,43 +121,73 @@ def load(
     Raises:
         ValueError: unknown name, a ratio or a hold-out that leaves a class without images.
         FileNotFoundError: not prepared yet; the message holds the command that does it.
-        RuntimeError: a prepared file is missing, truncated or altered.
+        DamagedFileError: a prepared file is missing, truncated or altered, or belongs to another set.
     """
-    if imbalance is not None and not imbalance >= 1:
-        raise ValueError(f"imbalance: got {imbalance}, allowed is a ratio of 1 and above")
-    if seed < 0:
-        raise ValueError(f"seed: got {seed}, allowed are 0 and above")
-    is_folder = (Path(name) / "manifest.json").is_file()
+    imbalance = None if imbalance is None else number("imbalance", imbalance, least=1)
+    seed, validation = whole("seed", seed), whole("validation", validation)
+    is_folder = is_prepared(name)
     if name not in NAMES and not is_folder:
         raise ValueError(f"dataset: got {name!r}, allowed are {', '.join(NAMES)}, or the path of a prepared folder")
     if name == "digits-lt":
         data = digits(DEFAULT_IMBALANCE if imbalance is None else imbalance, seed)
     elif is_folder:
-        data = read_prepared(Path(name))
+        data = _read(user_path(name))
         if imbalance is not None and imbalance != data.imbalance:
             raise ValueError(f"imbalance: got {imbalance}, but {name} was prepared with {data.imbalance}")
     else:
         imbalance = DEFAULT_IMBALANCE if imbalance is None else imbalance
-        where = Path(root) if root is not None else data_root()
+        where = user_path(root) if root is not None else data_root()
         folder = where / prepared_name(name, imbalance, seed, validation)
-        if not (folder / "manifest.json").is_file():  # the hold-out need not have been prepared
+        if not (folder / MANIFEST).is_file():  # the hold-out need not have been prepared
             folder = where / prepared_name(name, imbalance, seed)
-        if not (folder / "manifest.json").is_file():
+        if not (folder / MANIFEST).is_file():
             raise FileNotFoundError(
                 f"{name} with imbalance {imbalance:g} and seed {seed} is not prepared in {folder.parent}; run"
                 f" 'python -m data_prep {name.removesuffix('-lt')} --imbalance {imbalance:g} --seed {seed}',"
                 " or use dataset 'digits-lt', which needs no preparation"
             )
-        data = read_prepared(folder)
+        data = _read(folder)
+        asked, there = (name, float(imbalance), seed), (data.name, data.imbalance, data.seed)
+        if asked != there:
+            raise DamagedFileError(f"{folder} should hold {asked} and holds {there}; give it back its name")
     if validation:
         data = with_validation(data, validation)
     return data.to(device) if device is not None else data
 
 
+def is_prepared(name: str) -> bool:
+    """Whether a name is the path of a prepared folder."""
+    return (user_path(name) / MANIFEST).is_file()
+
+
 def prepared_name(name: str, imbalance: float, seed: int, validation: int = 0) -> str:
     """Folder name of a prepared data set below the data root."""
     held_out = f"-validation{validation}" if validation else ""
-    return f"{name}-imbalance{imbalance:g}-seed{seed}{held_out}"
+    ratio = str(float(imbalance)).removesuffix(".0")  # every digit, as close ratios are different sets
+    return f"{name}-imbalance{ratio}-seed{seed}{held_out}"
+
+
+def _read(folder: Path) -> LongTailData:
+    manifest, arrays = read_prepared(folder)
+    splits = {
+        name: Split(*(torch.from_numpy(arrays[f"{name}_{kind}.npy"]) for kind in ("images", "labels")))
+        for name in SPLITS
+        if f"{name}_images.npy" in arrays
+    }
+    return LongTailData(
+        name=manifest["name"],
+        imbalance=manifest["imbalance"],
+        seed=manifest["seed"],
+        class_names=tuple(manifest["class_names"]),
+        train=splits["train"],
+        test=splits["test"],
+        validation=splits.get("validation"),
+        mean=tuple(manifest["mean"]),
+        std=tuple(manifest["std"]),
+        pad=manifest["pad"],
+        flip=manifest["flip"],
+        fingerprint=manifest["fingerprint"],
+    )
 
 
 # --- choosing images ---------------------------------------------------------
@@ -189,8 +221,7 @@ def with_validation(data: LongTailData, per_class: int) -> LongTailData:
         ValueError: a hold-out that would leave a class without training images, or a
             data set that already has a validation split of another size.
     """
-    if per_class < 1:
-        raise ValueError(f"validation: got {per_class}, allowed are 1 and more images per class")
+    per_class = whole("validation", per_class, least=1)
     if data.validation is not None:
         if len(data.validation) == per_class * data.num_classes:
             return data
@@ -247,64 +278,3 @@ def channel_statistics(images: Tensor) -> tuple[tuple[float, float, float], tupl
     """Mean and standard deviation per channel of uint8 ``[N, H, W, 3]``, scaled to [0, 1]."""
     scaled = images.reshape(-1, 3).double() / 255
     return tuple(scaled.mean(0).tolist()), tuple(scaled.std(0).clamp_min(1e-6).tolist())
-
-
-# --- prepared folders --------------------------------------------------------
-
-
-def file_hash(path: Path) -> str:
-    """sha256 of a file's bytes."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def read_manifest(folder: Path) -> dict:
-    """The manifest of a prepared folder, after checking every file that it lists.
-
-    Raises:
-        RuntimeError: the manifest is unreadable, or a file is missing, truncated or altered.
-    """
-    again = f"delete {folder} and prepare it again"
-    try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        listed = manifest["files"].items()
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise RuntimeError(f"{folder}/manifest.json can't be read ({error}); {again}") from None
-    for file_name, expected in listed:
-        path = folder / file_name
-        if not path.is_file():
-            raise RuntimeError(f"{path} is missing; {again}")
-        if path.stat().st_size != expected["bytes"]:
-            raise RuntimeError(f"{path} is truncated: {path.stat().st_size} of {expected['bytes']} bytes; {again}")
-        if file_hash(path) != expected["sha256"]:
-            raise RuntimeError(f"{path} was altered: its sha256 is not the manifest's; {again}")
-    return manifest
-
-
-def read_prepared(folder: Path) -> LongTailData:
-    """Load a prepared folder, verified, as memory-mapped arrays copied once into tensors."""
-    manifest = read_manifest(folder)
-
-    def split(name: str) -> Split | None:
-        if f"{name}_images.npy" not in manifest["files"]:
-            return None
-        arrays = (np.load(folder / f"{name}_{kind}.npy", mmap_mode="r") for kind in ("images", "labels"))
-        return Split(*(torch.from_numpy(np.array(array)) for array in arrays))
-
-    return LongTailData(
-        name=manifest["name"],
-        imbalance=manifest["imbalance"],
-        seed=manifest["seed"],
-        class_names=tuple(manifest["class_names"]),
-        train=split("train"),
-        test=split("test"),
-        validation=split("validation"),
-        mean=tuple(manifest["mean"]),
-        std=tuple(manifest["std"]),
-        pad=manifest["pad"],
-        flip=manifest["flip"],
-        fingerprint=manifest["fingerprint"],
-    )

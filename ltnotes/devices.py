@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from torch import Tensor
 
 VARIABLE = "LTNOTES_PRECISION"
 PRECISIONS = {"float32": "float32", "fp32": "float32", "bfloat16": "bfloat16", "bf16": "bfloat16"}
+LACKS_MEMORY = re.compile("allocat|storage size|out of memory", re.IGNORECASE)
 EAGER_CALLS = 3  # of each kind of input before it is captured: libraries initialise themselves on the way
 
 
@@ -55,6 +57,23 @@ def choose_precision(asked: str | None, device: torch.device) -> str:
     if name not in PRECISIONS:
         raise ValueError(f"{source}: got {name!r}, allowed are {', '.join(PRECISIONS)}")
     return PRECISIONS[name]
+
+
+@contextmanager
+def naming_memory(**fields: Any) -> Iterator[None]:
+    """Inside, a lack of memory is said together with the fields of the recipe that ask for it.
+
+    Raises:
+        RuntimeError: in the place of what the allocator said.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        said = (str(error) or "out of memory").splitlines()[0]
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and not LACKS_MEMORY.search(said):
+            raise
+        asked = ", ".join(f"{name}={value!r}" for name, value in fields.items())
+        raise RuntimeError(f"{asked}: not enough memory ({said})") from None
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:

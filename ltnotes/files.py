@@ -1,15 +1,34 @@
-"""Files that are whole or not there at all, whatever happens while they are written."""
+"""Files that are whole or not there at all, whatever happens while they are written, and are doubted when read."""
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import io
+import json
 import os
+import pickle
+import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+SEAL = "seal"
+UNREADABLE = (OSError, ValueError, LookupError, EOFError, AttributeError, zipfile.BadZipFile)  # of damaged arrays
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class DamagedFileError(RuntimeError):
+    """A file is not what this package wrote; the message names it and says what to do."""
+
+
+def user_path(text: str | Path) -> Path:
+    """A path as its user writes it, with ``~`` for the home folder."""
+    return Path(text).expanduser()
 
 
 def write_text(text: str, path: Path) -> None:
@@ -23,12 +42,14 @@ def write_bytes(content: bytes, path: Path) -> None:
     Raises:
         OSError: the file can't be written; what was there before is unharmed.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _temporary(path)
     try:
         temporary.write_bytes(content)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise disk_error(error, path) from error
         raise
 
 
@@ -39,7 +60,7 @@ def save_atomically(content: Any, path: Path) -> None:
         OSError: the folder can't be written or the disk is full; ``path`` is as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")  # always the same, so that a killed process leaves one at most
+    temporary = _temporary(path)
     try:
         with temporary.open("wb") as file:
             torch.save(content, file)
@@ -47,8 +68,87 @@ def save_atomically(content: Any, path: Path) -> None:
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if isinstance(error, RuntimeError | OSError):  # torch.save reports a full disk as a RuntimeError
-            raise OSError(f"can't write {path} ({error}); what was there before is unharmed") from error
+            raise disk_error(error, path) from error
         raise
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.part")  # always the same: what a killed process left is written over
+
+
+def disk_error(error: Exception, path: Path) -> OSError:
+    """The error of a failed writing in words that name the file, and call a full disk one."""
+    said = OSError(f"can't write {path} ({disk_reason(error, path.parent)}); what was there before is unharmed")
+    said.errno = getattr(error, "errno", None)
+    return said
+
+
+def disk_reason(error: Exception, folder: Path) -> str:
+    """What kept a file from being written."""
+    number, reason = getattr(error, "errno", None), getattr(error, "strerror", None) or str(error)
+    # torch has no number for it
+    if number in NO_ROOM or (number is None and folder.is_dir() and shutil.disk_usage(folder).free < 1 << 20):
+        return f"the disk is full ({reason})"
+    return reason
+
+
+# --- JSON that says itself whether it was changed ------------------------------
+
+
+def write_json(content: dict[str, Any], path: Path) -> None:
+    """A JSON object with a seal, the hash of all the rest, by which :func:`read_json` knows it unchanged."""
+    write_text(json.dumps({**content, SEAL: _seal(content)}, indent=1) + "\n", path)
+
+
+def read_json(path: Path, remedy: str, sealed: bool = True) -> dict[str, Any]:
+    """What :func:`write_json` wrote, without its seal.
+
+    Args:
+        remedy: what the message tells the user to do.
+        sealed: False takes a file without a seal as well, as older code wrote it.
+
+    Raises:
+        DamagedFileError: missing, unreadable, no JSON object, or changed since it was written.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DamagedFileError(f"{path} can't be read ({first_line(error)}); {remedy}") from None
+    if not isinstance(content, dict):
+        raise DamagedFileError(f"{path} can't be read (it holds a {type(content).__name__}); {remedy}")
+    seal = content.pop(SEAL, None)
+    if seal is None and sealed:
+        raise DamagedFileError(f"{path} has no seal: other code or another program wrote it; {remedy}")
+    if seal is not None and seal != _seal(content):
+        raise DamagedFileError(f"{path} was changed after it was written; {remedy}")
+    return content
+
+
+def _seal(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, on one line; its type, if it says nothing."""
+    lines = str(error).splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+# --- tensors and arrays --------------------------------------------------------
+
+
+def read_tensors(path: Path, remedy: str, device: torch.device | str = "cpu") -> Any:
+    """What :func:`save_atomically` wrote.
+
+    Raises:
+        DamagedFileError: missing, truncated, or something that is no tensors and plain values.
+    """
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except (*UNREADABLE, RuntimeError, TypeError, pickle.UnpicklingError) as error:
+        # torch's own words on a pickle are a page long
+        said = "no file of tensors and numbers" if isinstance(error, pickle.UnpicklingError) else first_line(error)
+        raise DamagedFileError(f"{path} can't be read ({said}); {remedy}") from None
 
 
 def write_logits(logits: Tensor, path: Path) -> None:
@@ -60,6 +160,15 @@ def write_logits(logits: Tensor, path: Path) -> None:
 
 
 def read_logits(path: Path) -> np.ndarray:
-    """What :func:`write_logits` wrote, float32 ``[N, C]``."""
-    with np.load(path) as kept:
-        return kept["logits"].astype(np.float32)
+    """What :func:`write_logits` wrote, float32 ``[N, C]``.
+
+    Raises:
+        DamagedFileError: missing, truncated or another file.
+    """
+    try:
+        with np.load(path) as kept:
+            return kept["logits"].astype(np.float32)
+    except UNREADABLE as error:
+        raise DamagedFileError(
+            f"{path} can't be read ({first_line(error)}); delete it and train the run anew"
+        ) from None

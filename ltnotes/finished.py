@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from ltnotes import training
-from ltnotes.files import read_logits
+from ltnotes.files import DamagedFileError, read_json, read_logits, read_tensors
 from ltnotes.stages import Recipe
 
+AGAIN = "delete the folder to train it anew"
 FILES = ("checkpoint.pt", "logits.npz", "run.json")  # in the order of writing
 
 
@@ -76,7 +77,7 @@ class Run:
 
     def weights(self, device: str | torch.device = "cpu") -> dict[str, Tensor]:
         """The network's ``state_dict()``."""
-        return torch.load(self.checkpoint, map_location=device, weights_only=True)["model"]
+        return read_tensors(self.checkpoint, AGAIN, device)["model"]
 
 
 def is_finished(folder: Path) -> bool:
@@ -88,10 +89,18 @@ def read_run(folder: Path, recipe: Recipe, seed: int) -> Run:
     """A finished run from its folder.
 
     Raises:
-        RuntimeError: ``run.json`` can't be read.
+        DamagedFileError: one of its files is unreadable, truncated or was changed, or is another run's.
     """
+    record = read_json(folder / "run.json", AGAIN, sealed=False)
+    for name in FILES[:2]:  # torch's and numpy's files are archives: a truncated one lacks its end
+        if not zipfile.is_zipfile(folder / name):
+            raise DamagedFileError(f"{folder / name} is truncated or another file; {AGAIN}")
     try:
-        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        return Run(recipe, seed, record["metrics"], record["history"], folder / "checkpoint.pt", record)
-    except (ValueError, LookupError, TypeError) as error:
-        raise RuntimeError(f"{folder}/run.json can't be read ({error}); delete the folder to train it anew") from None
+        owner = record["recipe_hash"], record["seed"]
+        run = Run(recipe, seed, record["metrics"], record["history"], folder / "checkpoint.pt", record)
+        _ = run.precisions, run.counts, run.seconds, record["finished"]  # what every reader asks for
+    except (LookupError, TypeError) as error:
+        raise DamagedFileError(f"{folder}/run.json can't be read (it lacks {error}); {AGAIN}") from None
+    if owner != (recipe.hash, seed):
+        raise DamagedFileError(f"{folder}/run.json is the run of another recipe or seed; {AGAIN}")
+    return run

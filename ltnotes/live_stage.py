@@ -187,10 +187,12 @@ class LiveStage:
             self._diverged("a weight is not finite after the update", steps)
 
     def _diverged(self, what: str, step: int) -> None:
+        checkpoint = self.training.checkpoint
+        kept = "; the last whole epoch is kept in the checkpoint" if checkpoint and checkpoint.is_file() else ""
         raise NonFiniteLossError(
             f"recipe {self.training.recipe.name!r}, seed {self.training.seed}: {what} at step {step} of"
             f" {self.num_steps}. Try a learning rate below {self.stage.learning_rate:g}, a longer warm-up than"
-            f" {self.stage.warmup:g} of the stage, or a larger batch; the last whole epoch is kept in the checkpoint"
+            f" {self.stage.warmup:g} of the stage, or a larger batch{kept}"
         )
 
 

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import confusion_matrix, f1_score
 
-from ltnotes.counts import rank_groups, shot_groups
+from ltnotes.counts import check_counts, rank_groups, shot_groups
+from ltnotes.options import require
 
 CALIBRATION_BINS = 15
 MOST_CONFUSION_CLASSES = 1000  # the matrix grows with their square, all else in a record with their number
@@ -32,7 +33,13 @@ def summarize(probabilities: np.ndarray, labels: np.ndarray, counts: Sequence[in
         of many, medium, few (by images) and largest, middle, smallest (by rank), None
         for a group without classes; ``confusion``, C rows of true classes, None for more
         than ``MOST_CONFUSION_CLASSES``.
+
+    Raises:
+        ValueError: no images, shapes that do not fit, a probability that is not finite, or
+            a label that is no class.
     """
+    counts = check_counts(counts, "counts")
+    _check(probabilities, labels, len(counts))
     predictions, classes = probabilities.argmax(1), range(len(counts))
     hits, totals = (np.bincount(ids, minlength=len(counts)) for ids in (labels[predictions == labels], labels))
     recalls = _share(hits, totals)
@@ -49,6 +56,15 @@ def summarize(probabilities: np.ndarray, labels: np.ndarray, counts: Sequence[in
         "groups": group_accuracy(recalls, counts),
         "confusion": confusion,
     }
+
+
+def _check(probabilities: np.ndarray, labels: np.ndarray, classes: int) -> None:
+    shape = np.shape(probabilities)
+    fits = len(shape) == 2 and shape[1] == classes and np.shape(labels) == shape[:1] and shape[0] > 0
+    require(fits, "probabilities, labels", (shape, np.shape(labels)), f"[N, {classes}] and [N]")
+    require(np.isfinite(probabilities).all(), "probabilities", "infinity or NaN", "a finite number for each")
+    in_range = labels.dtype.kind in "iu" and 0 <= labels.min() <= labels.max() < classes
+    require(in_range, "labels", labels, f"a class id from 0 to {classes - 1} for each")
 
 
 def per_class_accuracy(confusion: np.ndarray) -> np.ndarray:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -23,6 +24,7 @@ from torchvision.models.resnet import BasicBlock as WideBasicBlock
 from torchvision.models.resnet import ResNet
 
 from ltnotes.methods.squashing_cosine import LinearClassifier
+from ltnotes.options import choice, whole
 
 
 class BasicBlock(nn.Module):
@@ -197,19 +199,25 @@ def build(
         ValueError: unknown backbone, one that torchvision has no weights for, fewer than
             two classes, or a negative projection.
     """
-    if backbone not in BACKBONES:
-        raise ValueError(f"backbone: got {backbone!r}, allowed are {', '.join(BACKBONES)}")
-    if num_classes < 2:
-        raise ValueError(f"num_classes: got {num_classes}, allowed are 2 and more")
+    choice("backbone", backbone, BACKBONES)
+    num_classes = whole("num_classes", num_classes, least=2)
     if pretrained and backbone in WITHOUT_WEIGHTS:
         allowed = ", ".join(name for name in BACKBONES if name not in WITHOUT_WEIGHTS)
         raise ValueError(f"pretrained: got True for {backbone!r}, allowed for {allowed}")
-    width = PROJECTIONS.get(backbone, 0) if projection is None else projection
-    if width < 0:
-        raise ValueError(f"projection: got {width}, allowed are 0 and above")
-    body = BACKBONES[backbone]("DEFAULT" if pretrained else None)
+    width = PROJECTIONS.get(backbone, 0) if projection is None else whole("projection", projection)
+    body = _downloaded(backbone) if pretrained else BACKBONES[backbone](None)
     middle = nn.Linear(num_channels(body), width) if width else nn.Identity()
     return Classifier(body, middle, head(width or num_channels(body), num_classes, **head_options))
+
+
+def _downloaded(backbone: str) -> nn.Sequential:
+    try:
+        return BACKBONES[backbone]("DEFAULT")
+    except (OSError, RuntimeError) as error:
+        raise RuntimeError(
+            f"pretrained: the weights of {backbone} could not be downloaded ({error}); connect to the network,"
+            f" put them into {torch.hub.get_dir()}/checkpoints, or train with pretrained=False"
+        ) from None
 
 
 def num_channels(backbone: nn.Sequential) -> int:

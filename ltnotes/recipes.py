@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import Any
 
+from ltnotes import data
 from ltnotes.catalogue import RECIPES, Entry
 from ltnotes.catalogue.builders import Setting
 from ltnotes.data import DEFAULT_IMBALANCE
-from ltnotes.protocols import PROTOCOLS, protocol_for
+from ltnotes.options import choice
+from ltnotes.protocols import LARGE, PROTOCOLS, protocol_for
 from ltnotes.stages import Recipe, Stage
 
 SCALES = ("tiny", "lite", "full")
@@ -64,14 +67,14 @@ def get(
         ValueError: an unknown name, scale, protocol or field, or a value that is not allowed.
     """
     entry = _known(name)
-    if scale not in SCALES:
-        raise ValueError(f"scale: got {scale!r}, allowed are {', '.join(SCALES)}")
-    if protocol is not None and protocol not in PROTOCOLS:
-        raise ValueError(f"protocol: got {protocol!r}, allowed are {', '.join(PROTOCOLS)}")
+    choice("scale", scale, SCALES)
+    if protocol is not None:
+        choice("protocol", protocol, PROTOCOLS)
     of_recipe = {f.name for f in fields(Recipe)} - {"stages"}
     of_stage = {f.name for f in fields(Stage)}
     if unknown := sorted(set(changes) - of_recipe - of_stage):
         raise ValueError(f"{unknown[0]}: no such field, allowed are {', '.join(sorted(of_recipe | of_stage))}")
+    check_dataset(dataset)
     recipe = SCALING[scale](_build(name, dataset, imbalance, protocol or entry.protocol))
     stage_changes = {key: value for key, value in changes.items() if key in of_stage and key not in of_recipe}
     if "steps" in stage_changes:
@@ -80,6 +83,15 @@ def get(
         stage_changes.setdefault("steps", None)
     recipe = replace(recipe, **{key: value for key, value in changes.items() if key in of_recipe})
     return recipe.with_stages(**stage_changes)
+
+
+def check_dataset(name: str) -> None:
+    """Raise ValueError for a name that is none: its training would be CIFAR's. A path is looked at later."""
+    known = (*data.NAMES, *LARGE)
+    if name not in known and os.sep not in str(name) and not data.is_prepared(name):
+        hint = "".join(f" (close: {other})" for other in difflib.get_close_matches(str(name), known, n=1))
+        allowed = f"{', '.join(known)}, or the path of a prepared folder"
+        raise ValueError(f"dataset: got {name!r}, allowed are {allowed}{hint}")
 
 
 def _build(name: str, dataset: str, imbalance: float, protocol: str) -> Recipe:

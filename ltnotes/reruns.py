@@ -21,12 +21,15 @@ from typing import Any
 
 import nbformat
 import papermill
+from filelock import FileLock
+from nbclient.exceptions import DeadKernelError
 from nbformat import NotebookNode
 from papermill.engines import NBClientEngine, papermill_engines
 
 from ltnotes import data
 from ltnotes.counts import check_counts
 from ltnotes.files import write_text
+from ltnotes.options import choice, whole
 from ltnotes.progress import PROGRESS_FILE, ChapterProgress, duration
 from ltnotes.recipes import SCALES
 
@@ -99,10 +102,8 @@ def check_parameters(source: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
             listed = ", ".join(f"{key}: {type(default).__name__} = {default!r}" for key, default in own.items())
             raise ValueError(f"{source.stem}: got unknown parameter {name!r}, allowed are {listed}")
         values[name] = _as_kind_of(own[name], value, name)
-    if values.get("scale", SCALES[0]) not in SCALES:
-        raise ValueError(f"scale: got {values['scale']!r}, allowed are {', '.join(SCALES)}")
-    if values.get("seed", 0) < 0:
-        raise ValueError(f"seed: got {values['seed']}, allowed are 0 and above")
+    choice("scale", values.get("scale", SCALES[0]), SCALES)
+    whole("seed", values.get("seed", 0))
     if "dataset" in values:
         check_counts(data.load(values["dataset"], values.get("imbalance")).counts)
     return {name: value for name, value in values.items() if value != own[name]}
@@ -148,13 +149,30 @@ def execute(jobs: Sequence[Job], prepare_only: bool = False, force: bool = False
         if job not in waiting:
             print(f"{job.source.stem}: finished already, {job.output}")
     display = ChapterProgress([prepare(job) for job in waiting])
-    for job in waiting:
-        notebook = prepare(job)
-        if prepare_only:
-            _write(notebook, job.output)
-        else:
-            _execute_one(job, notebook, display)
+    for job in jobs:
+        with _turn(job):
+            if prepare_only:
+                _write(prepare(job), job.output)
+            elif force or not _is_finished(job):  # by another process, while this one waited
+                _execute_one(job, prepare(job), display)
+            else:
+                for leftover in _scratch(job):  # of a process that was killed as it finished
+                    leftover.unlink(missing_ok=True)
     return [job.output for job in jobs]
+
+
+def _scratch(job: Job) -> tuple[Path, Path]:
+    """Where a chapter is executed, and where its trainings say how far they are."""
+    partial, progress = (f".{job.output.stem}.{ending}" for ending in ("partial.ipynb", "progress.json"))
+    return job.output.with_name(partial), job.output.with_name(progress)
+
+
+def _turn(job: Job) -> FileLock:
+    """Two processes that make the same output take turns."""
+    folder = data.home() / "runs" / ".locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    key = hashlib.sha256(str(job.output.resolve()).encode()).hexdigest()[:12]
+    return FileLock(folder / f"chapter-{key}.lock")
 
 
 def prepare(job: Job) -> NotebookNode:
@@ -189,9 +207,9 @@ def prepare(job: Job) -> NotebookNode:
 
 def _execute_one(job: Job, notebook: NotebookNode, display: ChapterProgress) -> None:
     began = time.monotonic()
-    partial = job.output.with_name(f".{job.output.stem}.partial.ipynb")
-    progress = job.output.with_name(f".{job.output.stem}.progress.json")
+    partial, progress = _scratch(job)
     before = os.environ.get(PROGRESS_FILE)
+    failed = job.output.with_name(f"{job.output.stem}.failed.ipynb")
     os.environ[PROGRESS_FILE] = str(progress.resolve())
     try:
         _write(notebook, partial)
@@ -211,12 +229,16 @@ def _execute_one(job: Job, notebook: NotebookNode, display: ChapterProgress) -> 
             done.metadata.papermill.pop(key, None)
         done.metadata.ltnotes["seconds"] = display.seconds
         _write(done, job.output)
-        job.output.with_name(f"{job.output.stem}.failed.ipynb").unlink(missing_ok=True)
+        failed.unlink(missing_ok=True)
     except papermill.PapermillExecutionError as error:
-        failed = job.output.with_name(f"{job.output.stem}.failed.ipynb")
         os.replace(partial, failed)
         raise RuntimeError(
             f"{job.source.stem}: cell {error.cell_index + 1} failed with {error.ename}: {error.evalue}; see {failed}"
+        ) from None
+    except DeadKernelError:
+        os.replace(partial, failed)
+        raise RuntimeError(
+            f"{job.source.stem}: its kernel died in {display.where}, as it does when memory runs out; see {failed}"
         ) from None
     finally:
         for leftover in (partial, progress):

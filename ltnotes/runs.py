@@ -14,12 +14,11 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,9 +27,10 @@ import torch
 from filelock import FileLock
 
 from ltnotes import data, devices, metrics, training
-from ltnotes.files import save_atomically, write_logits, write_text
+from ltnotes.files import save_atomically, user_path, write_json, write_logits
 from ltnotes.finished import FILES, Run, is_finished, read_run
 from ltnotes.live_stage import NonFiniteLossError
+from ltnotes.options import whole
 from ltnotes.progress import TrainingProgress
 from ltnotes.provenance import code_hash, commit, environment
 from ltnotes.stages import Recipe
@@ -114,11 +114,8 @@ def as_finished(
         NonFiniteLossError: a training diverged; those beside it are finished first.
         OSError: the cache can't be written.
     """
-    for seed in seeds:
-        if seed < 0:
-            raise ValueError(f"seed: got {seed}, allowed are 0 and above")
-    if together is not None and together < 1:
-        raise ValueError(f"together: got {together}, allowed are 1 and above")
+    seeds = [whole("seed", seed) for seed in seeds]
+    together = None if together is None else whole("together", together, least=1)
     chosen = devices.choose_device(device)
     named = bool(precision or os.environ.get(devices.VARIABLE))
     precision = devices.choose_precision(precision, chosen)
@@ -127,7 +124,7 @@ def as_finished(
     in_order = sorted(set(seeds))
     for start in range(0, len(in_order), width):
         batch = in_order[start : start + width]
-        order = _Order(recipe, dataset, chosen, data.home() / out_dir, resume, any_code, precision, named)
+        order = _Order(recipe, dataset, chosen, data.home() / user_path(out_dir), resume, any_code, precision, named)
         try:
             made = _made(order, len(recipe.stages) - 1, batch)
         except OSError as error:
@@ -161,17 +158,24 @@ def _made(order: _Order, stage: int, seeds: Sequence[int]) -> dict[int, Run]:
     with ExitStack() as locks:
         # Long recipes before their beginnings, small seeds before large ones: no two processes wait for each other.
         # Locks have no recipe's name, as another process may ask for the same training under another.
-        waiting = order.out_dir / ".locks"
-        waiting.mkdir(parents=True, exist_ok=True)
-        for seed in seeds:
-            locks.enter_context(FileLock(waiting / f"{_key(recipe, order.data.fingerprint, seed)}.lock"))
+        waiting, unwritable = order.out_dir / ".locks", None
+        try:
+            waiting.mkdir(parents=True, exist_ok=True)
+            for seed in seeds:
+                locks.enter_context(FileLock(waiting / f"{_key(recipe, order.data.fingerprint, seed)}.lock"))
+        except OSError as error:  # what is finished can be read from a disk that can't be written
+            unwritable = error
         folders = {seed: run_folder(recipe, order.data.fingerprint, seed, order.out_dir) for seed in seeds}
         made = {}
         for seed, folder in folders.items():
             if order.resume and (found := _find(folder, recipe, seed, order)):
                 TrainingProgress(f"{recipe.name}, seed {seed}").from_cache(_not_counted_yet(found))
                 made[seed] = found
+                with suppress(OSError):  # of a process that was killed between its last two writings
+                    (found.checkpoint.parent / UNFINISHED).unlink(missing_ok=True)
         missing = [seed for seed in seeds if seed not in made]
+        if missing and unwritable:
+            raise unwritable
         if missing:
             before = _made(order, stage - 1, missing) if stage else dict.fromkeys(missing)
             made |= _train(order, stage, before, folders)
@@ -222,7 +226,6 @@ def _train(order: _Order, stage: int, before: dict[int, Run | None], folders: di
     jobs, own = [], {}
     for seed, run in before.items():
         own[seed] = folders[seed] / _folder_name(code, order.precision, run)
-        own[seed].mkdir(parents=True, exist_ok=True)
         of_several = f", stage {stage + 1} of {len(order.recipe.stages)}" if len(order.recipe.stages) > 1 else ""
         job = training.Training(
             order.recipe,
@@ -234,6 +237,7 @@ def _train(order: _Order, stage: int, before: dict[int, Run | None], folders: di
             TrainingProgress(f"{order.recipe.name}, seed {seed}{of_several}"),
             order.precision,
         )
+        own[seed].mkdir(parents=True, exist_ok=True)  # after all that a bad option can raise
         jobs.append(job)
     if not order.resume:  # what is finished stays until it is replaced: other recipes may go on from it
         for folder in own.values():
@@ -279,6 +283,6 @@ def _finish(job: training.Training, before: Run | None, folder: Path, together: 
     checkpoint, kept, run_json = (folder / name for name in FILES)
     save_atomically({"model": job.model.state_dict()}, checkpoint)
     write_logits(logits, kept)
-    write_text(json.dumps(record, indent=1), run_json)  # last but one: with it the run is finished
+    write_json(record, run_json)  # last but one: with it the run is finished
     (folder / UNFINISHED).unlink(missing_ok=True)
     return read_run(folder, recipe, job.seed)

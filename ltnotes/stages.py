@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ltnotes.data import DEFAULT_IMBALANCE
 from ltnotes.methods.common import Part, part
 from ltnotes.models import BACKBONES
+from ltnotes.options import choice, number, of_type, require, whole
 
 TRAINABLE = ("all", "rest", "head")
+FORBIDDEN = frozenset('/\\:*?"<>|')  # in the name of a recipe, which names a folder
+SHOWN = " ".join(sorted(FORBIDDEN))
 CROSS_ENTROPY = part("baselines.CrossEntropy")
 INSTANCE_BALANCED = part("balancers.instance_balanced")
 LINEAR = part("squashing_cosine.LinearClassifier")
@@ -69,18 +71,21 @@ class Stage:
 
     def __post_init__(self) -> None:
         given = (self.epochs, self.steps)
-        _require(given.count(None) == 1, "epochs, steps", given, "exactly one of the two")
+        require(given.count(None) == 1, "epochs, steps", given, "exactly one of the two")
         _whole_numbers(self, {"steps": 0, "batch_size": 1})
         _numbers(self, {"epochs": 0, "learning_rate": 0, "head_learning_rate": 0, "decay": 0, "final_rate": 0})
         _numbers(self, {"warmup": 0, "momentum": 0, "weight_decay": 0})
         _of_type(self, {"loss": Part, "balancer": Part, "transform": Part | None, "head": Part | None})
-        _require(self.epochs != 0, "epochs", self.epochs, "a number above 0")
-        _require(self.trains in TRAINABLE, "trains", self.trains, " or ".join(TRAINABLE))
-        _require(self.schedule in ("step", "cosine"), "schedule", self.schedule, "'step' or 'cosine'")
-        _require(self.keep in ("last", "best-test"), "keep", self.keep, "'last' or 'best-test'")
+        require(self.epochs != 0, "epochs", self.epochs, "a number above 0")
+        choice("trains", self.trains, TRAINABLE)
+        choice("schedule", self.schedule, ("step", "cosine"))
+        choice("keep", self.keep, ("last", "best-test"))
         _of_type(self, {"milestones": tuple})
-        _require(all(0 < m < 1 for m in self.milestones), "milestones", self.milestones, "progress between 0 and 1")
-        _require(self.warmup < 1, "warmup", self.warmup, "a share from 0 up to, not including, 1")
+        for milestone in self.milestones:
+            number("milestones", milestone, above=0, below=1)
+        of_transform = self.trains != "rest" or self.transform is not None
+        require(of_transform, "trains", self.trains, "'all' or 'head' in a stage without a transform")
+        require(self.warmup < 1, "warmup", self.warmup, "a share from 0 up to, not including, 1")
 
 
 @dataclass(frozen=True)
@@ -111,8 +116,10 @@ class Recipe:
 
     def __post_init__(self) -> None:
         _of_type(self, {"name": str, "dataset": str, "stages": tuple, "head": Part})
-        _require(len(self.stages) > 0, "stages", self.stages, "one stage or more")
-        _require(self.backbone in BACKBONES, "backbone", self.backbone, ", ".join(BACKBONES))
+        names_a_folder = self.name.isprintable() and not FORBIDDEN & set(self.name) and self.name[:1] not in ("", ".")
+        require(names_a_folder and len(self.name) <= 150, "name", self.name, f"what can name a folder, without {SHOWN}")
+        require(len(self.stages) > 0, "stages", self.stages, "one stage or more")
+        choice("backbone", self.backbone, BACKBONES)
         _numbers(self, {"imbalance": 1})
         _whole_numbers(self, {"projection": 0, "validation": 0, "data_seed": 0, "pad": 0})
         _of_type(self, {"pretrained": bool})
@@ -159,27 +166,16 @@ def _from_json(value: Any) -> Any:
 def _numbers(owner: Any, lowest: dict[str, float]) -> None:
     """Check number fields against their lowest value and make them floats, so that 1 and 1.0 hash alike."""
     for name, low in lowest.items():
-        value = getattr(owner, name)
-        if value is None:
-            continue
-        ok = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= low
-        _require(ok, name, value, f"a number from {low:g} on")
-        object.__setattr__(owner, name, float(value))
+        if (value := getattr(owner, name)) is not None:
+            object.__setattr__(owner, name, float(number(name, value, least=low)))
 
 
 def _whole_numbers(owner: Any, lowest: dict[str, int]) -> None:
     for name, low in lowest.items():
-        value = getattr(owner, name)
-        ok = value is None or (type(value) is int and value >= low)
-        _require(ok, name, value, f"a whole number from {low} on")
+        if (value := getattr(owner, name)) is not None:
+            object.__setattr__(owner, name, whole(name, value, least=low))
 
 
 def _of_type(owner: Any, kinds: dict[str, Any]) -> None:
     for name, kind in kinds.items():
-        value = getattr(owner, name)
-        _require(isinstance(value, kind), name, value, f"a {getattr(kind, '__name__', kind)}")
-
-
-def _require(condition: bool, name: str, got: Any, allowed: str) -> None:
-    if not condition:
-        raise ValueError(f"{name}: got {got!r}, allowed is {allowed}")
+        of_type(name, getattr(owner, name), kind)

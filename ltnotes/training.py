@@ -13,6 +13,8 @@ matter whether the stages are trained in one go.
 from __future__ import annotations
 
 import copy
+import os
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -28,11 +30,12 @@ from torch import Tensor, nn
 from ltnotes import inference, metrics, models
 from ltnotes.batches import Augmenter
 from ltnotes.data import LongTailData, Split
-from ltnotes.devices import Lane, choose_precision, seeded
-from ltnotes.files import save_atomically
+from ltnotes.devices import Lane, choose_precision, naming_memory, seeded
+from ltnotes.files import DamagedFileError, first_line, read_tensors, save_atomically
 from ltnotes.folding import folded
 from ltnotes.inference import predict  # noqa: F401  # chapters look at a network with it
 from ltnotes.live_stage import LiveStage, NonFiniteLossError
+from ltnotes.options import whole
 
 HEAD, PARTS = 1 << 20, 1 << 21  # beyond any epoch: positions in the run that seed a stage's head and its parts
 CHECKPOINT_SHARE = 0.05  # of the time, at most, goes into writing checkpoints
@@ -88,13 +91,14 @@ class Training:
         self.report = report or (lambda share, text: None)
         self.device = data.train.images.device
         self.precision = choose_precision(precision, self.device)
-        self.augment = Augmenter(data, recipe.pad)
+        with naming_memory(pad=recipe.pad):
+            self.augment = Augmenter(data, recipe.pad)
         self.history: list[dict[str, float]] = []
         self.seconds = 0.0
         self.lane = Lane(self.device)
         self.next_checkpoint = 0.0
         self.evaluation_scale = 1.0
-        with self._random(0, 0):
+        with self._random(0, 0), naming_memory(backbone=recipe.backbone, projection=recipe.projection):
             begun = recipe if weights is None else replace(recipe, pretrained=False)
             self.model = build_model(begun, data.counts).to(self.device, memory_format=torch.channels_last)
         self._rehearse()
@@ -112,18 +116,21 @@ class Training:
         """The same, as a generator that pauses after every step."""
         self.wait()  # for what was made on other streams
         saved = self._read_checkpoint()
+        begun = copy.deepcopy(self.model.state_dict()) if saved else {}
         with self._random(self.number + 1, PARTS):
             live = LiveStage(self, self.stage)
             if not saved:
                 live.start()
         self.evaluation_scale = live.loss.evaluation_scale
-        if saved:
-            self._restore(saved, live)
+        if saved and not self._restore(saved, live):
+            self.model.load_state_dict(begun)
+            yield from self.steps()
+            return
         live.set_mode()
         # Folded once, as a captured step remembers where the folded weights lie.
         with folded(self.model.backbone[: live.frozen]), live.captured():
             for epoch in range(saved["epoch"] if saved else 0, live.num_epochs):
-                with self._random(self.number + 1, epoch):
+                with self._random(self.number + 1, epoch), naming_memory(batch_size=self.stage.batch_size):
                     record = yield from live.run_epoch(epoch, self.report)
                 if self.stage.keep == "best-test":
                     record["test_accuracy"] = live.remember_best()
@@ -183,6 +190,7 @@ class Training:
         if self.checkpoint is None:
             return
         content = {
+            "of": self._identity(),
             "epoch": epoch,
             "model": self.model.state_dict(),
             "optimizer": live.optimizer.state_dict(),
@@ -200,16 +208,41 @@ class Training:
     def _read_checkpoint(self) -> dict | None:
         if self.checkpoint is None or not self.checkpoint.is_file():
             return None
-        saved = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
-        return saved if "epoch" in saved else None  # a finished run's weights alone are no place to go on from
+        try:
+            saved = read_tensors(self.checkpoint, "the training begins anew", self.device)
+            if not isinstance(saved, dict) or saved.get("of") != self._identity():
+                raise DamagedFileError(f"{self.checkpoint} is the state of another training; the training begins anew")
+            return saved
+        except DamagedFileError as error:
+            self._set_aside(error)
+            return None
 
-    def _restore(self, saved: dict, live: LiveStage) -> None:
-        self.model.load_state_dict(saved["model"])
-        live.restore_optimizer(saved["optimizer"])
-        live.loss.load_state_dict(saved["loss"])
-        live.transform.load_state_dict(saved["transform"])
-        live.best = saved["best"]
-        self.history, self.seconds = saved["history"], saved["seconds"]
+    def _identity(self) -> list[Any]:
+        """What a state belongs to."""
+        return [self.recipe.up_to(self.number).hash, self.data.fingerprint, self.seed]
+
+    def _restore(self, saved: dict, live: LiveStage) -> bool:
+        """Go on from a state; False if it does not fit, and was set aside."""
+        try:
+            whole("epoch", saved["epoch"], least=1, most=live.num_epochs)
+            self.model.load_state_dict(saved["model"])
+            live.restore_optimizer(saved["optimizer"])
+            live.loss.load_state_dict(saved["loss"])
+            live.transform.load_state_dict(saved["transform"])
+            live.best = saved["best"]
+            self.history, self.seconds = list(saved["history"]), float(saved["seconds"])
+        except (LookupError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+            said = f"{self.checkpoint} does not fit ({first_line(error)}); the training begins anew"
+            self._set_aside(DamagedFileError(said))
+            self.history, self.seconds = [], 0.0
+            return False
+        return True
+
+    def _set_aside(self, error: DamagedFileError) -> None:
+        """Keep a state that can't be used under another name, and say so."""
+        aside = self.checkpoint.with_suffix(".damaged.pt")
+        os.replace(self.checkpoint, aside)
+        print(f"{error}, and the file is kept as {aside.name}", file=sys.stderr)
 
 
 def side_by_side(jobs: Iterable[Training]) -> Iterator[Training]:

@@ -1,6 +1,7 @@
 """Loading data: the embedded digits, choosing a long tail, holding out, and prepared folders gone wrong."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 
 from ltnotes import data
 from ltnotes.counts import exponential_counts
+from ltnotes.prepared import write_prepared
 
 
 def test_digits_lt_at_the_default_ratio():
@@ -145,15 +147,13 @@ def test_data_root_is_the_environment_variable_else_below_home(tmp_path, monkeyp
 # --- prepared folders ---
 
 
-def write_prepared(folder, digits):
+def of_digits(folder, digits, **changes):
     """What data_prep writes, of a few digits."""
-    folder.mkdir()
-    files = {}
-    for split, part in (("train", digits.train), ("test", digits.test)):
-        for kind, tensor in (("images", part.images), ("labels", part.labels)):
-            path = folder / f"{split}_{kind}.npy"
-            np.save(path, tensor.numpy())
-            files[path.name] = {"bytes": path.stat().st_size, "sha256": data.file_hash(path)}
+    arrays = {
+        f"{split}_{kind}.npy": getattr(part, kind).numpy()
+        for split, part in (("train", digits.train), ("test", digits.test))
+        for kind in ("images", "labels")
+    }
     manifest = {
         "name": "digits-lt",
         "imbalance": 20.0,
@@ -164,15 +164,14 @@ def write_prepared(folder, digits):
         "pad": 2,
         "flip": False,
         "fingerprint": "abc",
-        "files": files,
     }
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    write_prepared(folder, arrays | changes.pop("arrays", {}), manifest | changes)
     return folder
 
 
 @pytest.fixture
 def prepared(tmp_path, digits):
-    return write_prepared(tmp_path / "prepared", digits)
+    return of_digits(tmp_path / "prepared", digits)
 
 
 def test_a_prepared_folder_is_loaded_by_its_path(prepared, digits):
@@ -208,11 +207,57 @@ def test_a_damaged_file_is_named(prepared, name, damage, word):
         data.load(str(prepared))
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"files": 3}'])
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"files": 3}', "[" * 100_000, "\0", '{"seal": 1}'])
 def test_a_damaged_manifest_is_named(prepared, text):
     (prepared / "manifest.json").write_text(text)
-    with pytest.raises(RuntimeError, match=r"manifest.json can't be read"):
+    with pytest.raises(RuntimeError, match=rf"manifest.json (can't be read|has no|was).*delete {prepared} and prepare"):
         data.load(str(prepared))
+
+
+@pytest.mark.parametrize(
+    "edit", [{"imbalance": 50.0}, {"class_names": list("abcdefghij")}, {"fingerprint": "0"}, {"mean": [0, 0, 0]}]
+)
+def test_a_manifest_that_was_edited_is_not_believed(prepared, edit):
+    path = prepared / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | edit))
+    with pytest.raises(RuntimeError, match=r"manifest.json was changed after it was written; delete"):
+        data.load(str(prepared))
+
+
+def test_a_folder_under_another_ones_name_is_not_taken_for_it(tmp_path, digits):
+    wanted = tmp_path / data.prepared_name("cifar10-lt", 20.0, 0)
+    of_digits(wanted, digits, name="cifar10-lt", imbalance=50.0)
+    with pytest.raises(RuntimeError, match=r"should hold \('cifar10-lt', 20.0, 0\) and holds .*50.0, 0\); give"):
+        data.load("cifar10-lt", imbalance=20, root=tmp_path)
+
+
+def test_close_ratios_have_folders_of_their_own():
+    names = [data.prepared_name("cifar10-lt", ratio, 0) for ratio in (2, 2.000001, 2.0, 100.0)]
+    assert names[0] == names[2] == "cifar10-lt-imbalance2-seed0" != names[1]
+    assert names[3] == "cifar10-lt-imbalance100-seed0"
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"train_images.npy": np.zeros((5, 4, 4, 3), np.float32)},
+        {"train_images.npy": np.zeros((5, 4, 4), np.uint8)},
+        {"train_labels.npy": np.zeros(5, np.int64)},
+        {"test_labels.npy": np.full(500, 10)},
+        {"test_labels.npy": np.zeros(500, np.int32)},
+    ],
+)
+def test_arrays_that_are_no_labelled_images_are_named(tmp_path, digits, arrays):
+    folder = of_digits(tmp_path / "odd", digits, arrays=arrays)
+    with pytest.raises(RuntimeError, match=rf"{next(iter(arrays)).split('_')[0]}_(images|labels).npy (holds|is not)"):
+        data.load(str(folder))
+
+
+@pytest.mark.parametrize("variable", ["LTNOTES_HOME", "LTNOTES_DATA"])
+def test_a_tilde_is_the_home_folder(monkeypatch, variable):
+    monkeypatch.setenv(variable, "~/notes")
+    where = data.home() if variable == "LTNOTES_HOME" else data.data_root()
+    assert where == Path.home() / "notes"
 
 
 def test_real_cifar_has_the_counts_of_the_literature(cifar_root):

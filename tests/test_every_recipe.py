@@ -37,7 +37,7 @@ def beginning(recipe):
 
 def continued(recipe):
     """A training that goes on in memory, from stage to stage with one and the same network."""
-    job = copy.copy(beginning(replace(recipe.up_to(0), name="")))
+    job = copy.copy(beginning(replace(recipe.up_to(0), name="begun")))
     job.recipe, job.model = recipe, copy.deepcopy(job.model)
     for number, stage in enumerate(recipe.stages[1:], start=1):
         job.number, job.stage = number, stage

@@ -80,3 +80,16 @@ def test_a_mistake_is_one_clear_line_and_exit_code_2(arguments, message, tmp_pat
 )
 def test_changes_are_python_literals_or_strings(text, change):
     assert read_change(text) == change
+
+
+def test_a_list_is_a_tuple():
+    assert read_change("milestones=[0.5, 0.9]") == ("milestones", (0.5, 0.9))
+
+
+def test_an_interruption_is_one_line(monkeypatch, capsys):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(recipes, "get", interrupt)
+    assert main(["recipes", "ce"]) == 130
+    assert capsys.readouterr().err == "interrupted; the same command goes on from here\n"

@@ -1,6 +1,9 @@
 """Chapters with parameters of one's own: what is refused, what is written, what is not done twice."""
 
 import json
+import os
+import subprocess
+import sys
 
 import nbformat
 import pytest
@@ -85,6 +88,24 @@ def test_a_failing_cell_is_named_and_no_output_appears(book, tmp_path):
     with pytest.raises(RuntimeError, match=r"01-quick: cell 5 failed with ZeroDivisionError"):
         reruns.execute(reruns.plan([], {"seed": [2]}, tmp_path / "out"))
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["01-quick.failed.ipynb"]
+
+
+def test_a_kernel_that_dies_is_named_and_the_copy_kept(book, tmp_path):
+    write_chapter(book / "01-quick.ipynb", "import os; os._exit(9)")
+    with pytest.raises(RuntimeError, match=r"^01-quick: its kernel died in cell 5 of 5, .*; see .*failed.ipynb$"):
+        reruns.execute(reruns.plan([], {"seed": [2]}, tmp_path / "out"))
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["01-quick.failed.ipynb"]
+
+
+def test_two_processes_that_make_one_output_take_turns(book, tmp_path):
+    write_chapter(book / "01-quick.ipynb", "import time; time.sleep(1)")
+    command = [sys.executable, "-m", "ltnotes", "chapters", "--out", str(tmp_path / "out")]
+    environment = {**os.environ, "LTNOTES_HOME": str(book.parent)}
+    both = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate(timeout=120)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert sum("done in" in text for text in said) == 1
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["01-quick.ipynb"]
 
 
 def test_nothing_is_left_beside_an_output_and_it_holds_no_path_of_this_machine(book, tmp_path):

@@ -143,7 +143,7 @@ def test_a_seed_that_diverges_lets_those_beside_it_finish(tmp_path, monkeypatch)
 
 @pytest.mark.parametrize("together", [0, -1])
 def test_how_many_train_together_is_at_least_one(together, tmp_path):
-    with pytest.raises(ValueError, match=rf"^together: got {together}, allowed are 1 and above"):
+    with pytest.raises(ValueError, match=rf"^together: got {together}, allowed is a whole number, at least 1"):
         runs.over_seeds(RECIPE, (0, 1), out_dir=tmp_path / "runs", together=together)
     assert list(tmp_path.iterdir()) == []
 
@@ -398,7 +398,7 @@ def test_a_disk_that_fills_at_the_end_keeps_the_training(tmp_path, monkeypatch, 
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left on device; finished runs"):
-        patch.setattr(runs, "write_text", fail)
+        patch.setattr(runs, "write_json", fail)
         runs.run(RECIPE, out_dir=tmp_path, device="cpu")
     assert [Path(name).name for name in files(tmp_path)] == ["checkpoint.pt", "logits.npz", "unfinished.pt"]
     monkeypatch.setattr(training.LiveStage, "run_epoch", lambda *_: pytest.fail("trained again"))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ltnotes.counts import check_counts
+from ltnotes.options import number
 
 
 def _log_counts(counts: Sequence[int]) -> Tensor:
@@ -30,9 +31,7 @@ def power_balanced(counts: Sequence[int], gamma: float) -> Tensor:
     Raises:
         ValueError: bad counts, or a ``gamma`` that is not finite.
     """
-    if not math.isfinite(gamma):
-        raise ValueError(f"gamma: got {gamma}, allowed is any finite number")
-    return torch.softmax((1 - gamma) * _log_counts(counts), dim=0)
+    return torch.softmax((1 - number("gamma", gamma)) * _log_counts(counts), dim=0)
 
 
 def instance_balanced(counts: Sequence[int]) -> Tensor:
@@ -59,8 +58,7 @@ def progressively_balanced(counts: Sequence[int], t: float) -> Tensor:
     Raises:
         ValueError: bad counts, or ``t`` outside [0, 1].
     """
-    if not 0 <= t <= 1:
-        raise ValueError(f"t: got {t}, allowed is a progress from 0 to 1")
+    t = number("t", t, least=0, most=1)
     return (1 - t) * instance_balanced(counts) + t * class_balanced(counts)
 
 
@@ -86,8 +84,7 @@ def inverse_effective_number(counts: Sequence[int], beta: float) -> Tensor:
     Raises:
         ValueError: bad counts, or ``beta`` outside [0, 1).
     """
-    if not 0 <= beta < 1:
-        raise ValueError(f"beta: got {beta}, allowed is a number from 0 up to, not including, 1")
+    beta = number("beta", beta, least=0, below=1)
     n = torch.tensor(check_counts(counts, "counts"), dtype=torch.float64)
     if beta == 0:
         return torch.ones_like(n)

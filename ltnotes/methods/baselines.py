@@ -23,6 +23,7 @@ from ltnotes.methods.retraining import (  # noqa: F401
     NearestClassMeanClassifier,
     TauNormalizedClassifier,
 )
+from ltnotes.options import choice, number
 
 
 class CrossEntropy(Loss):
@@ -46,9 +47,7 @@ class FocalLoss(Loss):
 
     def __init__(self, gamma: float = 1.0, detach_weight: bool = False):
         super().__init__()
-        if not gamma >= 0:
-            raise ValueError(f"gamma: got {gamma}, allowed is 0 and above")
-        self.gamma = gamma
+        self.gamma = number("gamma", gamma, least=0)
         self.detach_weight = detach_weight
 
     def per_sample(self, logits: Tensor, targets: Tensor, features: Tensor | None) -> Tensor:
@@ -66,11 +65,9 @@ class _ClassWeighted(Loss):
 
     def __init__(self, base: Loss, weights: Tensor, divide_by: str):
         super().__init__()
-        if divide_by not in ("batch", "weights"):
-            raise ValueError(f"divide_by: got {divide_by!r}, allowed are 'batch' and 'weights'")
         self.base = base
         self.num_classes = len(weights)
-        self.divide_by = divide_by
+        self.divide_by = choice("divide_by", divide_by, ("batch", "weights"))
         self.register_buffer("weight", weights_summing_to_classes(weights))
 
     def per_sample(self, logits: Tensor, targets: Tensor, features: Tensor | None, **more: Tensor | None) -> Tensor:
@@ -124,9 +121,7 @@ class ClassBalancedLoss(_ClassWeighted):
         gamma: float | None = None,
         divide_by: str = "batch",
     ):
-        if base not in ("ce", "focal"):
-            raise ValueError(f"base: got {base!r}, allowed are 'ce' and 'focal'")
-        if base == "ce" and gamma is not None:
+        if choice("base", base, ("ce", "focal")) == "ce" and gamma is not None:
             raise ValueError(f"gamma: got {gamma} with base='ce', where it has no effect; allowed with base='focal'")
         base_loss = CrossEntropy() if base == "ce" else FocalLoss(1.0 if gamma is None else gamma)
         super().__init__(base_loss, inverse_effective_number(check_counts(class_counts), beta), divide_by)
@@ -164,15 +159,14 @@ class DeferredReweighting(_ClassWeighted):
         divide_by: str = "batch",
     ):
         counts = check_counts(class_counts)
-        if not 0 <= start <= 1:
-            raise ValueError(f"start: got {start}, allowed is a progress from 0 to 1")
         base = loss.build(class_counts=counts) if isinstance(loss, Part) else loss
         if not isinstance(base, Loss):
             raise ValueError(f"loss: got {loss!r}, allowed is a Loss or a method part that builds one")
         if base.num_classes not in (None, len(counts)):
             raise ValueError(f"loss: got one for {base.num_classes} classes, allowed are {len(counts)}")
         super().__init__(base, inverse_effective_number(counts, beta), divide_by)
-        self.start, self.evaluation_scale = start, base.evaluation_scale
+        self.start = number("start", start, least=0, most=1)
+        self.evaluation_scale = base.evaluation_scale
         self.register_buffer("deferred", self.weight.clone(), persistent=False)
         self.set_progress(0.0)
 
@@ -217,11 +211,8 @@ class EqualizationLoss(Loss):
         super().__init__()
         counts = torch.tensor(check_counts(class_counts), dtype=torch.float64)
         threshold = 0.5 / len(counts) if threshold is None else threshold
-        for name, value in (("threshold", threshold), ("probability", probability)):
-            if not 0 <= value <= 1:
-                raise ValueError(f"{name}: got {value}, allowed is a number from 0 to 1")
-        self.num_classes, self.probability = len(counts), probability
-        self.register_buffer("rare", counts / counts.sum() < threshold)
+        self.num_classes, self.probability = len(counts), number("probability", probability, least=0, most=1)
+        self.register_buffer("rare", counts / counts.sum() < number("threshold", threshold, least=0, most=1))
 
     def per_sample(
         self, logits: Tensor, targets: Tensor, features: Tensor | None, mask: Tensor | None = None
@@ -259,9 +250,7 @@ class LogitAdjustedLoss(Loss):
     def __init__(self, class_counts: Sequence[int], tau: float = 1.0):
         super().__init__()
         counts = torch.tensor(check_counts(class_counts), dtype=torch.float64)
-        if not (math.isfinite(tau) and tau >= 0):
-            raise ValueError(f"tau: got {tau}, allowed is 0 and above")
-        self.num_classes, self.tau = len(counts), tau
+        self.num_classes, self.tau = len(counts), number("tau", tau, least=0)
         self.register_buffer("log_prior", (counts / counts.sum()).log())
 
     def per_sample(self, logits: Tensor, targets: Tensor, features: Tensor | None) -> Tensor:
@@ -302,15 +291,12 @@ class LabelAwareSmoothing(Loss):
         counts = torch.tensor(check_counts(class_counts), dtype=torch.float64)
         if len(counts) < 2:
             raise ValueError(f"class_counts: got {len(counts)} class, allowed are 2 and more")
-        for name, value in (("head", head), ("tail", tail)):
-            if not 0 <= value < 1:
-                raise ValueError(f"{name}: got {value}, allowed is a number from 0 up to, not including, 1")
-        if shape not in SHAPES:
-            raise ValueError(f"shape: got {shape!r}, allowed are {', '.join(SHAPES)}")
+        head, tail = number("head", head, least=0, below=1), number("tail", tail, least=0, below=1)
+        rise = SHAPES[choice("shape", shape, SHAPES)]
         self.num_classes = len(counts)
         # Counted from the largest, so that balanced counts are all at 1.
         size = 1 - (counts.max() - counts) / (counts.max() - counts.min()).clamp_min(1)
-        self.register_buffer("smoothing", tail + (head - tail) * SHAPES[shape](size))
+        self.register_buffer("smoothing", tail + (head - tail) * rise(size))
 
     def per_sample(self, logits: Tensor, targets: Tensor, features: Tensor | None) -> Tensor:
         eps, own = self.smoothing[targets, None].to(logits.dtype), is_target(logits, targets)
@@ -334,9 +320,7 @@ class Mixup(Transform):
     capturable = True
 
     def __init__(self, alpha: float = 1.0):
-        if not alpha > 0:
-            raise ValueError(f"alpha: got {alpha}, allowed is any number above 0")
-        self.alpha = alpha
+        self.alpha = number("alpha", alpha, above=0)
 
     def on_images(self, images: Tensor, labels: Labels) -> tuple[Tensor, Labels]:
         alpha = torch.full((), self.alpha, device=images.device)

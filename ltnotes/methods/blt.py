@@ -6,8 +6,7 @@ After Kozerawski et al. 2020, section 3 and Algorithm 1; "BLT-S" is their supple
 from __future__ import annotations
 
 import math
-import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from ltnotes.counts import rank_groups, shot_groups
 from ltnotes.methods.common import Labels, Transform
 from ltnotes.methods.hallucination import augment_again, check_climb, hallucinate, hallucinate_as_released
+from ltnotes.options import choice, number
 
 CHUNK = 256  # images generated at a time where no batch sets the number
 IN_THE_ASCENT = ("accumulated-gradients", "shifted-classes", "stale-timeouts")
@@ -118,24 +118,21 @@ class BLT(Transform):
         start: float = 0.0,
         as_released: Sequence[str] = (),
     ):
-        _one_of("new_images", new_images, ("targeted", "random", "augmented"))
-        _one_of("divide_by", divide_by, ("augmented", "original"))
-        _between("fraction", fraction, 0, 1)
-        _between("start", start, 0, 1)
-        _between("weight", weight, 0, sys.float_info.max)
         if not isinstance(min_confidence, Sequence) or len(min_confidence) != 2:
             raise ValueError(f"min_confidence: got {min_confidence!r}, allowed is a pair (low, high)")
-        _between("min_confidence", min_confidence[1], 0, 1)
-        _between("min_confidence", min_confidence[0], 0, min_confidence[1])
+        high = number("min_confidence", min_confidence[1], least=0, most=1)
+        low = number("min_confidence", min_confidence[0], least=0, most=high)
         check_climb(step_size, max_steps, score)
         if isinstance(as_released, str) or not set(as_released) <= set(AS_RELEASED):
             raise ValueError(f"as_released: got {as_released!r}, allowed is a tuple of {', '.join(AS_RELEASED)}")
         if static and as_released:
             raise ValueError(f"as_released: got {as_released!r} with static=True, allowed is one of the two")
         self.model, self.data, self.augment, self.predict = model, data, augment, predict
-        self.fraction, self.new_images, self.static = fraction, new_images, static
-        self.weight, self.divide_by, self.start = weight, divide_by, start
-        self.min_confidence, self.as_released = min_confidence, frozenset(as_released)
+        self.fraction, self.static = number("fraction", fraction, least=0, most=1), static
+        self.new_images = choice("new_images", new_images, ("targeted", "random", "augmented"))
+        self.weight, self.start = number("weight", weight, least=0), number("start", start, least=0, most=1)
+        self.divide_by = choice("divide_by", divide_by, ("augmented", "original"))
+        self.min_confidence, self.as_released = (low, high), frozenset(as_released)
         self.climb = partial(_ascent(self.as_released), step_size=step_size, max_steps=max_steps, score=score)
         self.epochs, self.begun = 0, start == 0
         self.splits = confusion_splits(data, confusion_from) if new_images == "targeted" else None
@@ -245,7 +242,7 @@ def tail_mask(class_counts: Sequence[int], tail: str) -> Tensor:
     Raises:
         ValueError: bad counts, an unknown ``tail``, or no class of 20 images or fewer for "few".
     """
-    _one_of("tail", tail, ("few", "smallest", "all"))
+    choice("tail", tail, ("few", "smallest", "all"))
     groups = shot_groups(class_counts) | rank_groups(class_counts) | {"all": range(len(class_counts))}
     if not groups[tail]:
         raise ValueError(
@@ -269,20 +266,10 @@ def confusion_splits(data: Any, confusion_from: str) -> tuple[Any, Any]:
         "train": (data.train, data.train),
         "test-every-second-epoch": (held_out or data.train, data.test),
     }
-    _one_of("confusion_from", confusion_from, splits)
+    choice("confusion_from", confusion_from, splits)
     if splits[confusion_from][0] is None:
         raise ValueError(
             f"confusion_from: got {confusion_from!r}, but no images are held out for validation;"
             " allowed are a recipe with validation=1 or more, or confusion_from='train'"
         )
     return splits[confusion_from]
-
-
-def _one_of(name: str, value: str, allowed: Iterable[str]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name}: got {value!r}, allowed are {', '.join(allowed)}")
-
-
-def _between(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise ValueError(f"{name}: got {value}, allowed is a number from {low:g} to {high:g}")

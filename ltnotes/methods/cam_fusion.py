@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from ltnotes.counts import check_counts
 from ltnotes.methods.common import Labels, Transform
+from ltnotes.options import choice, number, whole
 
 
 def class_activation_map(feature_map: Tensor, class_weight: Tensor) -> Tensor:
@@ -56,8 +57,7 @@ def head_classes(counts: Sequence[int], ratio: float = 0.9) -> list[int]:
         ValueError: bad counts, or a ratio outside (0, 1].
     """
     counts = check_counts(counts, "counts")
-    if not 0 < ratio <= 1:
-        raise ValueError(f"ratio: got {ratio}, allowed is a share above 0 and up to 1")
+    ratio = number("ratio", ratio, above=0, most=1)
     by_size = sorted(range(len(counts)), key=lambda class_id: (-counts[class_id], class_id))
     needed = Fraction(str(ratio)) * sum(counts)  # as written: the float 0.9 is a little more than nine tenths
     held = accumulate(counts[class_id] for class_id in by_size)
@@ -84,8 +84,7 @@ def most_confusing(scores: Tensor, labels: Tensor, top: int = 3) -> Tensor:
             f"scores, labels: got shapes {tuple(scores.shape)} and {tuple(labels.shape)}, allowed are [N, C] and [N]"
         )
     classes = scores.shape[1]
-    if not 1 <= top < classes:
-        raise ValueError(f"top: got {top}, allowed are 1 to {classes - 1}, the number of other classes")
+    top = whole("top", top, least=1, most=classes - 1)
     labels = labels.to(scores.device)
     present = labels.unique()
     if present.tolist() != list(range(classes)):
@@ -131,18 +130,19 @@ def fuse(
         ValueError: shapes that do not fit together, or a number outside [0, 1].
     """
     _check_shapes(tail_map, tail_cam, other_map, other_cam)
-    _check_shares(tau_specific=tau_specific, tau_generic=tau_generic)
+    tau_specific = number("tau_specific", tau_specific, least=0, most=1)
+    tau_generic = number("tau_generic", tau_generic, least=0, most=1)
     if not isinstance(ratio, Tensor):  # to look into a tensor would wait for a GPU
-        _check_shares(ratio=ratio)
+        number("ratio", ratio, least=0, most=1)
     elif ratio.shape not in ((), tail_map.shape[:1]):
         raise ValueError(f"ratio: got shape {tuple(ratio.shape)}, allowed is one number or {tuple(tail_map.shape[:1])}")
     size = tail_map.shape[2:]
-    number = size.numel()
+    places = size.numel()
     tail_cam, other_cam = tail_cam.flatten(1), other_cam.flatten(1)
     specific = tail_cam >= tail_cam.amax(1, keepdim=True).clamp_max(tau_specific)
     generic = other_cam <= other_cam.amin(1, keepdim=True).clamp_min(tau_generic)
-    from_tail, from_other = _draw(specific, number), _draw(generic, number)
-    turn = location = torch.arange(number, device=tail_map.device).expand_as(generic)
+    from_tail, from_other = _draw(specific, places), _draw(generic, places)
+    turn = location = torch.arange(places, device=tail_map.device).expand_as(generic)
     if spatial:
         turn = _shuffle(~generic).argsort(1)
         from_tail = from_tail.gather(1, turn)
@@ -150,7 +150,7 @@ def fuse(
     tail, other = tail_map.flatten(2), other_map.flatten(2)
     if weighted:
         tail, other = tail * tail_cam[:, None].to(tail), other * other_cam[:, None].to(other)
-    taken = turn < (ratio * torch.full_like(turn[:, 0], number)).round()[:, None]
+    taken = turn < (ratio * torch.full_like(turn[:, 0], places)).round()[:, None]
     return torch.where(taken[:, None], _at(tail, from_tail), _at(other, from_other)).unflatten(2, size)
 
 
@@ -177,12 +177,6 @@ def _check_shapes(tail_map: Tensor, tail_cam: Tensor, other_map: Tensor, other_c
             f"tail_map, tail_cam, other_map, other_cam: got shapes {shapes},"
             " allowed are [B, D, h, w] for both maps and [B, h, w] for both activations"
         )
-
-
-def _check_shares(**shares: float) -> None:
-    for name, share in shares.items():
-        if not 0 <= share <= 1:
-            raise ValueError(f"{name}: got {share}, allowed is a number from 0 to 1")
 
 
 class CAMFusion(Transform):
@@ -234,31 +228,25 @@ class CAMFusion(Transform):
         weighted: bool = False,
     ):
         counts = check_counts(class_counts)
-        head = head_classes(counts, head_ratio)
+        head = head_classes(counts, number("head_ratio", head_ratio, above=0, most=1))
         tail = sorted(set(range(len(counts))) - set(head))
         if not tail:
             raise ValueError(
                 f"head_ratio: got {head_ratio}, which leaves no class to the tail, allowed is a smaller one"
             )
-        if not 1 <= num_confusing < len(counts):
-            raise ValueError(f"num_confusing: got {num_confusing}, allowed are 1 to {len(counts) - 1}")
-        if per_image < 1:
-            raise ValueError(f"per_image: got {per_image}, allowed are 1 and more")
-        if block is not None and not 1 <= block <= len(model.backbone):
-            raise ValueError(f"block: got {block}, allowed are 1 to {len(model.backbone)}, or None")
-        if draw not in ("class", "image"):
-            raise ValueError(f"draw: got {draw!r}, allowed are 'class' and 'image'")
-        _check_shares(tau_specific=tau_specific, tau_generic=tau_generic)
         self.model, self.train, self.predict = model, data.train, predict
-        self.num_confusing, self.per_image = num_confusing, per_image
-        self.thresholds = tau_specific, tau_generic
-        self.block, self.fusion, self.weighted = block, fusion, weighted
+        self.num_confusing = whole("num_confusing", num_confusing, least=1, most=len(counts) - 1)
+        self.per_image = whole("per_image", per_image, least=1)
+        thresholds = {"tau_specific": tau_specific, "tau_generic": tau_generic}
+        self.thresholds = [number(name, value, least=0, most=1) for name, value in thresholds.items()]
+        self.block = None if block is None else whole("block", block, least=1, most=len(model.backbone))
+        self.fusion, self.weighted = fusion, weighted
         device = data.train.labels.device
         self.by_class = torch.argsort(data.train.labels, stable=True)
         self.counts = torch.tensor(counts, device=device)
         self.starts = self.counts.cumsum(0) - self.counts
         # A class that is drawn as often as it has images: its images are drawn uniformly.
-        times = self.counts if draw == "image" else torch.ones_like(self.counts)
+        times = self.counts if choice("draw", draw, ("class", "image")) == "image" else torch.ones_like(self.counts)
         self.tail, self.head = (
             torch.tensor(half, device=device).repeat_interleave(times[half]) for half in (tail, head)
         )

@@ -143,6 +143,10 @@ class Loss(nn.Module):
                 f"logits, targets: got shapes {tuple(logits.shape)} and {tuple(targets.shape)},"
                 " allowed are [B, C] and [B]"
             )
+        if not logits.is_floating_point():
+            raise ValueError(f"logits: got {logits.dtype}, allowed are floating point numbers")
+        if not len(targets):
+            raise ValueError("logits, targets: got an empty batch, allowed are one sample and more")
         if targets.dtype != torch.int64:
             raise ValueError(f"targets: got {targets.dtype}, allowed is torch.int64")
         classes = logits.shape[1]

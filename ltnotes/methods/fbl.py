@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from ltnotes.counts import check_counts
 from ltnotes.methods.common import Loss
+from ltnotes.options import choice, number
 
 # Thesis Table 4.4: how strong the stimulus is at progress t, as a share of `strength`.
 CURRICULA: dict[str, Callable[[float], float]] = {
@@ -63,14 +64,10 @@ class FeatureBalancedLoss(Loss):
     ):
         super().__init__()
         log_counts = torch.tensor(check_counts(class_counts), dtype=torch.float64).log()
-        if not strength >= 0:
-            raise ValueError(f"strength: got {strength}, allowed is 0 and above")
-        if curriculum not in CURRICULA:
-            raise ValueError(f"curriculum: got {curriculum!r}, allowed are {', '.join(CURRICULA)}")
-        if not 0 < end <= 1:
-            raise ValueError(f"end: got {end}, allowed is a progress above 0 and up to 1")
         self.num_classes = len(log_counts)
-        self.strength, self.curriculum, self.end = strength, curriculum, end
+        self.strength = number("strength", strength, least=0)
+        self.curriculum = choice("curriculum", curriculum, CURRICULA)
+        self.end = number("end", end, above=0, most=1)
         stimulus = log_counts.max() - log_counts
         if normalized and stimulus.max() > 0:
             stimulus = stimulus / stimulus.max()

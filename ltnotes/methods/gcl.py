@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from ltnotes.counts import check_counts
 from ltnotes.methods.common import Loss, is_target
+from ltnotes.options import choice, number, require
 
 # Thesis Table 5.4: a class's cloud size is how far its value here falls short of the largest class's.
 CLOUDS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -34,9 +35,8 @@ def cloud_sizes(counts: Sequence[int], rule: str = "logarithm") -> Tensor:
     Raises:
         ValueError: bad counts, or an unknown ``rule``.
     """
-    if rule not in CLOUDS:
-        raise ValueError(f"cloud rule: got {rule!r}, allowed are {', '.join(CLOUDS)}")
-    grown = CLOUDS[rule](torch.tensor(check_counts(counts, "counts"), dtype=torch.float64))
+    of_counts = CLOUDS[choice("cloud rule", rule, CLOUDS)]
+    grown = of_counts(torch.tensor(check_counts(counts, "counts"), dtype=torch.float64))
     sizes = grown.max() - grown
     return sizes / sizes.max() if sizes.max() > 0 else sizes
 
@@ -82,17 +82,12 @@ class GCLLoss(Loss):
     ):
         super().__init__()
         self.register_buffer("cloud", cloud_sizes(check_counts(class_counts), cloud))
-        if not scale > 0:
-            raise ValueError(f"scale: got {scale}, allowed is any number above 0")
-        for name, value in (("noise_multiplier", noise_multiplier), ("sigma", sigma), ("focal_gamma", focal_gamma)):
-            if not value >= 0:
-                raise ValueError(f"{name}: got {value}, allowed is 0 and above")
-        if not math.isfinite(target_margin):
-            raise ValueError(f"target_margin: got {target_margin}, allowed is any finite number")
         self.num_classes = len(self.cloud)
-        self.scale = self.evaluation_scale = scale
-        self.noise_multiplier, self.sigma = noise_multiplier, sigma
-        self.target_margin, self.focal_gamma = target_margin, focal_gamma
+        self.scale = self.evaluation_scale = number("scale", scale, above=0)
+        self.noise_multiplier = number("noise_multiplier", noise_multiplier, least=0)
+        self.sigma = number("sigma", sigma, least=0)
+        self.target_margin = number("target_margin", target_margin)
+        self.focal_gamma = number("focal_gamma", focal_gamma, least=0)
 
     def per_sample(
         self, logits: Tensor, targets: Tensor, features: Tensor | None, noise: Tensor | None = None
@@ -129,8 +124,9 @@ def cben(counts: Sequence[int], a: float = 0.999, b: float = 0.0009, per: str = 
     """
     if per not in ("sample", "class"):
         raise ValueError(f"per: got {per!r}, allowed are 'sample' and 'class'")
-    if not (0 < a <= a + b < 1):
-        raise ValueError(f"a, b: got {a} and {b}, allowed is 0 < a <= a + b < 1")
+    a = number("a", a, above=0, below=1)
+    b = number("b", b, least=0)
+    require(a + b < 1, "a + b", a + b, "a number below 1")
     n = torch.tensor(check_counts(counts, "counts"), dtype=torch.float64)
     beta = b * cloud_sizes(counts) + a
     gamma = (1 - beta) / -torch.expm1(n * beta.log())

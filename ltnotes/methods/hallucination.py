@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from ltnotes.folding import folded
 from ltnotes.methods.common import evaluating
+from ltnotes.options import choice, number, whole
 
 SCORES = {
     "logit": lambda logits: logits,
@@ -190,9 +189,6 @@ def check_ascent(
 
 def check_climb(step_size: float, max_steps: int, score: str) -> None:
     """Raise ValueError for options of the ascent outside their range."""
-    if not 0 < step_size < math.inf:
-        raise ValueError(f"step_size: got {step_size}, allowed is any finite number above 0")
-    if type(max_steps) is not int or max_steps < 0:
-        raise ValueError(f"max_steps: got {max_steps!r}, allowed are whole numbers from 0 on")
-    if score not in SCORES:
-        raise ValueError(f"score: got {score!r}, allowed are {', '.join(SCORES)}")
+    number("step_size", step_size, above=0)
+    whole("max_steps", max_steps)
+    choice("score", score, SCORES)

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from ltnotes.counts import check_counts
 from ltnotes.methods.common import Loss, angle, is_target
+from ltnotes.options import choice, number
 
 
 def angle_penalty(cosines: Tensor, radius: Tensor, margin: Tensor) -> Tensor:
@@ -100,28 +101,19 @@ class KPSLoss(Loss):
     ):
         super().__init__()
         counts = torch.tensor(check_counts(class_counts), dtype=torch.float64)
-        if not n_base > 1:
-            raise ValueError(f"n_base: got {n_base}, allowed is any number above 1")
-        if not max_margin >= 0:
-            raise ValueError(f"max_margin: got {max_margin}, allowed is 0 and above")
-        if not base_scale > 0:
-            raise ValueError(f"base_scale: got {base_scale}, allowed is any number above 0")
-        if not 0 <= adjust_from <= 1:
-            raise ValueError(f"adjust_from: got {adjust_from}, allowed is a progress from 0 to 1")
-        if max_scale is not None and not max_scale >= base_scale:
-            raise ValueError(f"max_scale: got {max_scale}, allowed is {base_scale}, the base_scale, and above, or None")
+        n_base, max_margin = number("n_base", n_base, above=1), number("max_margin", max_margin, least=0)
+        base_scale = number("base_scale", base_scale, above=0)
+        adjust_from = number("adjust_from", adjust_from, least=0, most=1)
+        max_scale = max_scale and number("max_scale", max_scale, least=base_scale)
         for name, value in (("adjust_from", adjust_from), ("max_scale", max_scale)):
             if value and not gradient_adjustment:
                 raise ValueError(f"{name}: got {value} without gradient_adjustment, where it has no effect")
-        for name, value, allowed in (("penalty", penalty, PENALTIES), ("reversal", reversal, REVERSALS)):
-            if value not in allowed:
-                raise ValueError(f"{name}: got {value!r}, allowed are {', '.join(allowed)}")
-        self.num_classes, self.penalty = len(counts), penalty
+        self.num_classes, self.penalty = len(counts), choice("penalty", penalty, PENALTIES)
         self.base_scale = self.evaluation_scale = base_scale
         self.gradient_adjustment, self.adjust_from = gradient_adjustment, adjust_from
         radius = (counts * n_base / counts.min()).log()
         radius = radius / radius.min()
-        reversed_radius = REVERSALS[reversal](radius)  # m' of Eq. 3.28
+        reversed_radius = REVERSALS[choice("reversal", reversal, REVERSALS)](radius)  # m' of Eq. 3.28
         self.register_buffer("radius", reversed_radius if penalty == "angle" else radius)
         self.register_buffer("margin", reversed_radius * (max_margin / reversed_radius.max()))
         self.register_buffer("scale", (base_scale * reversed_radius).clamp(max=max_scale or math.inf))

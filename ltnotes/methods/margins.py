@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from ltnotes.counts import check_counts
 from ltnotes.methods.common import Loss, angle, is_target
+from ltnotes.options import number
 
 
 class _ScaledCosines(Loss):
@@ -22,9 +23,7 @@ class _ScaledCosines(Loss):
 
     def __init__(self, scale: float):
         super().__init__()
-        if not scale > 0:
-            raise ValueError(f"scale: got {scale}, allowed is any number above 0")
-        self.scale = self.evaluation_scale = scale
+        self.scale = self.evaluation_scale = number("scale", scale, above=0)
 
 
 class LDAMLoss(_ScaledCosines):
@@ -50,10 +49,8 @@ class LDAMLoss(_ScaledCosines):
     def __init__(self, class_counts: Sequence[int], max_margin: float = 0.5, scale: float = 30.0):
         super().__init__(scale)
         counts = torch.tensor(check_counts(class_counts), dtype=torch.float64)
-        if not max_margin >= 0:
-            raise ValueError(f"max_margin: got {max_margin}, allowed is 0 and above")
         self.num_classes = len(counts)
-        self.register_buffer("margin", max_margin * (counts.min() / counts) ** 0.25)
+        self.register_buffer("margin", number("max_margin", max_margin, least=0) * (counts.min() / counts) ** 0.25)
 
     def per_sample(self, logits: Tensor, targets: Tensor, features: Tensor | None) -> Tensor:
         margin = self.margin.to(logits.dtype) * is_target(logits, targets)
@@ -73,9 +70,7 @@ class CosFaceLoss(_ScaledCosines):
 
     def __init__(self, margin: float = 0.35, scale: float = 30.0):
         super().__init__(scale)
-        if not margin >= 0:
-            raise ValueError(f"margin: got {margin}, allowed is 0 and above")
-        self.margin = margin
+        self.margin = number("margin", margin, least=0)
 
     def per_sample(self, logits: Tensor, targets: Tensor, features: Tensor | None) -> Tensor:
         margin = self.margin * is_target(logits, targets)
@@ -99,9 +94,7 @@ class ArcFaceLoss(_ScaledCosines):
 
     def __init__(self, margin: float = 0.5, scale: float = 30.0):
         super().__init__(scale)
-        if not 0 <= margin <= math.pi / 2:
-            raise ValueError(f"margin: got {margin}, allowed is an angle from 0 to pi / 2")
-        self.margin = margin
+        self.margin = number("margin", margin, least=0, most=math.pi / 2)
 
     def per_sample(self, logits: Tensor, targets: Tensor, features: Tensor | None) -> Tensor:
         of_target = self.penalized(logits.gather(1, targets[:, None]))

@@ -9,11 +9,12 @@ activation maps can be drawn.
 from __future__ import annotations
 
 import copy
-import math
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from ltnotes.options import number
 
 
 class LWSClassifier(nn.Module):
@@ -70,8 +71,7 @@ class TauNormalizedClassifier(nn.Module):
 
     def __init__(self, previous: nn.Module, tau: float = 1.0):
         super().__init__()
-        if not (math.isfinite(tau) and tau >= 0):
-            raise ValueError(f"tau: got {tau}, allowed is 0 and above")
+        tau = number("tau", tau, least=0)
         weight = _weight_of(previous)
         # A weight of zeros has no direction, and stays.
         length = weight.norm(dim=1, keepdim=True).clamp_min(torch.finfo(weight.dtype).eps)

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ltnotes.options import number
+
 
 class LinearClassifier(nn.Linear):
     """``z = W f + b``: the ordinary last layer. Score ``[B, C]`` from features ``[B, D]``."""
@@ -33,9 +35,7 @@ class CosineClassifier(nn.Module):
 
     def __init__(self, in_features: int, num_classes: int, scale: float = 1.0):
         super().__init__()
-        if not scale > 0:
-            raise ValueError(f"scale: got {scale}, allowed is any number above 0")
-        self.scale = scale
+        self.scale = number("scale", scale, above=0)
         self.weight = nn.Parameter(torch.empty(num_classes, in_features))
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
 
@@ -62,12 +62,8 @@ class SquashingCosineClassifier(CosineClassifier):
     """
 
     def __init__(self, in_features: int, num_classes: int, alpha: float = 20.0, beta: float = 0.5):
-        if not alpha > 0:
-            raise ValueError(f"alpha: got {alpha}, allowed is any number above 0")
-        if not beta >= 0:
-            raise ValueError(f"beta: got {beta}, allowed is 0 and above")
-        super().__init__(in_features, num_classes, scale=alpha)
-        self.beta = beta
+        super().__init__(in_features, num_classes, scale=number("alpha", alpha, above=0))
+        self.beta = number("beta", beta, least=0)
 
     def forward(self, features: Tensor) -> Tensor:
         norm = features.to(self.weight.dtype).norm(dim=1, keepdim=True)

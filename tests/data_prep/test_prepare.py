@@ -9,16 +9,19 @@ import signal
 import subprocess
 import sys
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 from data_prep import prepare as writer
 from data_prep import sources
 from data_prep.__main__ import main
 from ltnotes import data
+from ltnotes.prepared import file_hash
 
 REPOSITORY = Path(__file__).parents[2]
 CLASSES = [f"class{j}" for j in range(10)]
@@ -109,7 +112,7 @@ def test_the_manifest_tells_where_the_set_comes_from(original, tmp_path):
     assert manifest["counts"] == data.load("cifar10-lt", imbalance=10, root=tmp_path).counts
     assert manifest["source"]["kind"] == "folder"
     for name, listed in manifest["files"].items():
-        assert listed["sha256"] == data.file_hash(tmp_path / NAME / name)
+        assert listed["sha256"] == file_hash(tmp_path / NAME / name)
 
 
 @pytest.mark.parametrize("prefix", ["", "cifar10/", "a/b/"])
@@ -267,6 +270,74 @@ def test_a_damaged_source_is_named(tree, tmp_path, capsys, kind, damage, message
     assert message in said
 
 
+def twice_the_tree(tree):
+    shutil.copytree(tree, tree / "copy")
+
+
+def bomb(tree):
+    # a header that claims 60,000 x 60,000 pixels
+    image = bytearray((tree / "train" / CLASSES[3] / "007.png").read_bytes())
+    image[16:24] = (60_000).to_bytes(4, "big") * 2
+    image[29:33] = zlib.crc32(image[12:29]).to_bytes(4, "big")
+    (tree / "train" / CLASSES[3] / "007.png").write_bytes(image)
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+@pytest.mark.parametrize(
+    ("damage", "message"), [(twice_the_tree, "train/ and test/ lie in ./ and in copy/"), (bomb, "007.png is")]
+)
+def test_a_hostile_source_is_named(tree, tmp_path, capsys, kind, damage, message):
+    damage(tree)
+    source = tree if kind == "folder" else zipped(tree, tmp_path / "images.zip")
+    assert message in refused(capsys, source, tmp_path / "out")
+
+
+def test_a_zip_that_holds_a_name_twice_is_refused(original, tmp_path, capsys):
+    archive = zipped(original, tmp_path / "images.zip")
+    with zipfile.ZipFile(archive, "a") as opened, pytest.warns(UserWarning, match="Duplicate name"):
+        name = next(entry.filename for entry in opened.infolist() if entry.filename.endswith("007.png"))
+        opened.writestr(name, b"again")
+    assert f"{name} is there 2 times, allowed is once" in refused(capsys, archive, tmp_path / "out")
+
+
+def test_a_zip_whose_member_would_fill_the_memory_is_refused(original, tmp_path, capsys):
+    archive = zipped(original, tmp_path / "images.zip")
+    with zipfile.ZipFile(archive, "a", compression=zipfile.ZIP_DEFLATED) as opened:
+        opened.writestr(f"train/{CLASSES[0]}/zero.png", bytes(65 << 20))
+    assert "zero.png unpacks to 65 MiB, allowed are 64" in refused(capsys, archive, tmp_path / "out")
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_grey_images_keep_their_shades(tree, tmp_path, bits):
+    shades = np.arange(0, 256, dtype=np.uint16).repeat(4).reshape(32, 32)
+    stored = Image.fromarray(shades.astype(np.uint8) if bits == 8 else shades * 257)
+    for path in (tree / "test" / CLASSES[0]).iterdir():
+        stored.save(path)
+    assert prepare(tree, tmp_path) == 0
+    loaded = data.load("cifar10-lt", imbalance=10, root=tmp_path).test
+    assert (loaded.images[loaded.labels == 0].numpy() == shades[..., None]).all()
+
+
+@pytest.mark.parametrize("source", ["folder", "zip"])
+def test_a_file_that_may_not_be_read_is_named(original, tmp_path, capsys, monkeypatch, source):
+    def refuse(*_):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    path = original if source == "folder" else zipped(original, tmp_path / "images.zip")
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(zipfile.ZipFile, "read", refuse)
+    assert "class0/000.png: [Errno 13] Permission denied" in refused(capsys, path, tmp_path / "out")
+
+
+def test_an_interruption_is_one_line(original, tmp_path, capsys, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(writer, "_draw", interrupt)
+    assert prepare(original, tmp_path / "out") == 130
+    assert capsys.readouterr().err == "interrupted; nothing half-written is left\n"
+
+
 def test_a_missing_archive_is_named(tmp_path, capsys):
     assert f"{tmp_path}/no.zip does not exist" in refused(capsys, tmp_path / "no.zip", tmp_path / "out")
 
@@ -368,7 +439,7 @@ def test_a_full_disk_leaves_things_as_they_were(original, tree, tmp_path, capsys
         save(path, array)
 
     monkeypatch.setattr(np, "save", fail)
-    assert f"can't write {out / NAME}: No space left on device" in refused(capsys, original, out)
+    assert f"can't write {out / NAME}: the disk is full (No space left on device)" in refused(capsys, original, out)
 
 
 LIMITED = """
@@ -408,6 +479,33 @@ def test_killed_while_writing_nothing_half_written_has_the_final_name(original, 
     assert not (tmp_path / NAME).exists()
     assert prepare(original, tmp_path) == 0
     assert data.load("cifar10-lt", imbalance=10, root=tmp_path).num_classes == 10
+
+
+def test_what_a_killed_preparation_left_is_removed_and_that_of_a_living_one_is_not(original, tmp_path):
+    arguments = ["cifar10", "--source", original, "--out", tmp_path, "--imbalance", "10"]
+    subprocess.run([sys.executable, "-c", KILLED, *map(str, arguments)], cwd=REPOSITORY)
+    (left,) = tmp_path.iterdir()
+    living = tmp_path / ".other.scratch"
+    living.mkdir()
+    with FileLock(living / ".lock"):
+        for scratch in (left, living):
+            os.utime(scratch, (0, 0))
+        assert prepare(original, tmp_path) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".other.scratch", NAME]
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "train_images.npy.bak", "holiday"])
+def test_files_of_the_users_own_are_never_deleted(original, tmp_path, capsys, name):
+    (tmp_path / NAME).mkdir()
+    (tmp_path / NAME / name).write_text("mine")
+    assert f"{tmp_path / NAME} holds '{name}', which no preparation wrote" in refused(capsys, original, tmp_path)
+    assert (tmp_path / NAME / name).read_text() == "mine"
+
+
+def test_a_file_in_the_place_of_the_folder_is_kept(original, tmp_path, capsys):
+    (tmp_path / NAME).write_text("mine")
+    assert f"{tmp_path / NAME} is a file; move it away" in refused(capsys, original, tmp_path)
+    assert (tmp_path / NAME).read_text() == "mine"
 
 
 def test_the_command_line_itself(original, tmp_path):

@@ -227,10 +227,10 @@ def test_cben_of_balanced_counts_is_uniform():
     ("options", "name"),
     [
         ({"per": "batch"}, "per"),
-        ({"a": 1.0}, "a, b"),
-        ({"b": 0.002}, "a, b"),
-        ({"b": 0.001}, "a, b"),
-        ({"b": -1}, "a, b"),
+        ({"a": 1.0}, "^a: got"),
+        ({"b": 0.002}, r"^a \+ b: got"),
+        ({"b": 0.001}, r"^a \+ b: got"),
+        ({"b": -1}, "^b: got"),
     ],
 )
 def test_bad_ranges_of_cben_are_refused_by_name(options, name):

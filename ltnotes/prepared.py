@@ -1,0 +1,95 @@
+"""Prepared folders: arrays, and a manifest that says what they are. Neither is believed unseen."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ltnotes.files import DamagedFileError, read_json, write_json
+
+SPLITS = ("train", "test", "validation")
+MANIFEST = "manifest.json"
+
+
+def file_hash(path: Path) -> str:
+    """sha256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def fingerprint(arrays: dict[str, np.ndarray]) -> str:
+    """Hash of what training can see: two sources that hold the same pixels give the same one."""
+    digest = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        digest.update(name.encode() + np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def is_ours(name: str) -> bool:
+    """Whether a file of this name can belong to a prepared folder."""
+    return name == MANIFEST or name in {f"{split}_{kind}.npy" for split in SPLITS for kind in ("images", "labels")}
+
+
+def write_prepared(folder: Path, arrays: dict[str, np.ndarray], manifest: dict[str, Any]) -> None:
+    """Write arrays, and last a sealed manifest with their sizes and hashes."""
+    folder.mkdir()
+    files = {}
+    for name, array in arrays.items():
+        np.save(folder / name, array)
+        files[name] = {"bytes": (folder / name).stat().st_size, "sha256": file_hash(folder / name)}
+    write_json({**manifest, "files": files}, folder / MANIFEST)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a prepared folder, after checking every file that it lists.
+
+    Raises:
+        DamagedFileError: the manifest is unreadable or was changed, or a file is missing, truncated or altered.
+    """
+    again = _again(folder)
+    manifest = read_json(folder / MANIFEST, again)
+    for file_name, expected in manifest["files"].items():
+        path = folder / file_name
+        if not path.is_file():
+            raise DamagedFileError(f"{path} is missing; {again}")
+        if path.stat().st_size != expected["bytes"]:
+            raise DamagedFileError(f"{path} is truncated: {path.stat().st_size} of {expected['bytes']} bytes; {again}")
+        if file_hash(path) != expected["sha256"]:
+            raise DamagedFileError(f"{path} was altered: its sha256 is not the manifest's; {again}")
+    return manifest
+
+
+def read_prepared(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Manifest and arrays of a prepared folder, by file name, memory-mapped and copied once.
+
+    Raises:
+        DamagedFileError: as :func:`read_manifest`, or arrays that are no images uint8
+            ``[N, H, W, 3]`` and class ids int64 ``[N]``.
+    """
+    manifest = read_manifest(folder)
+    arrays = {name: np.array(np.load(folder / name, mmap_mode="r")) for name in manifest["files"]}
+    for split in SPLITS:
+        if f"{split}_images.npy" in arrays:
+            _check_split(folder, split, arrays, len(manifest["class_names"]))
+    return manifest, arrays
+
+
+def _check_split(folder: Path, split: str, arrays: dict[str, np.ndarray], classes: int) -> None:
+    images, labels = (arrays[f"{split}_{kind}.npy"] for kind in ("images", "labels"))
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
+        said = f"holds {images.dtype} {list(images.shape)}, allowed is uint8 [N, H, W, 3]"
+        raise DamagedFileError(f"{folder}/{split}_images.npy {said}; {_again(folder)}")
+    fits = labels.dtype == np.int64 and labels.shape == images.shape[:1]
+    if not fits or not (labels.size and 0 <= labels.min() <= labels.max() < classes):
+        said = f"is not int64 [{len(images)}] of classes 0 to {classes - 1}"
+        raise DamagedFileError(f"{folder}/{split}_labels.npy {said}; {_again(folder)}")
+
+
+def _again(folder: Path) -> str:
+    return f"delete {folder} and prepare it again"
