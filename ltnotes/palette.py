@@ -44,6 +44,13 @@ METHOD_COLORS = {
     "kps": "#01665E",
     "kps-plain": "#7FCDBB",
     "kps-drw": "#9EBCDA",
+    "fbl": "#8C510A",
+    "fbl-linear": "#BF812D",
+    "fbl-sine": "#DFC27D",
+    "fbl-cosine": "#80CDC1",
+    "fbl-linear-decrease": "#35978F",
+    "gcl": "#C51B7D",
+    "gcl-no-retraining": "#F1B6DA",
 }
 METHOD_NAMES = {
     "ce": "cross-entropy",
@@ -70,4 +77,11 @@ METHOD_NAMES = {
     "kps": "KPS with GA",
     "kps-plain": "KPS without GA",
     "kps-drw": "KPS with DRW",
+    "fbl": "feature-balanced loss",
+    "fbl-linear": "FBL, linear increase",
+    "fbl-sine": "FBL, sine increase",
+    "fbl-cosine": "FBL, cosine increase",
+    "fbl-linear-decrease": "FBL, linear decrease",
+    "gcl": "GCL",
+    "gcl-no-retraining": "GCL, first stage",
 }

@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from ltnotes import check
 from ltnotes.exercises.engine import Exercise, Mistake, find_mistake
-from ltnotes.methods import cam_fusion
+from ltnotes.methods import cam_fusion, gcl
+from ltnotes.methods.fbl import FeatureBalancedLoss
 from ltnotes.methods.hallucination import hallucinate
 from ltnotes.methods.kps import KPSLoss
 from ltnotes.methods.squashing_cosine import SquashingCosineClassifier
@@ -182,6 +183,52 @@ def kps_in_loops(cosines, targets, radius, margin, scale):
     return total / len(targets)
 
 
+def balanced_in_loops(logits, features, counts, chi):
+    def one(z, f):
+        r = math.sqrt(sum(v * v for v in f))
+        return [score - chi * math.log(max(counts) / n) / r for score, n in zip(z, counts, strict=True)]
+
+    return [one(z, f) for z, f in zip(logits.tolist(), features.tolist(), strict=True)]
+
+
+def balanced_by_the_package(logits, features, counts, chi):
+    loss = FeatureBalancedLoss(counts, strength=chi)
+    loss.set_progress(1.0)
+    return logits - loss.alpha * loss.stimulus / features.norm(dim=1, keepdim=True)
+
+
+def pull_by_autograd(logits, targets, features, counts, chi):
+    """With logits that do not depend on the features, all of the gradient is the stimulus's."""
+    stimulus = math.log(max(counts)) - torch.tensor(counts, dtype=torch.float64).log()
+    f = features.clone().requires_grad_()
+    balanced = logits - chi * stimulus / f.norm(dim=1, keepdim=True)
+    (gradient,) = torch.autograd.grad(F.cross_entropy(balanced, targets, reduction="sum"), f)
+    return -(gradient * F.normalize(features)).sum(1)
+
+
+def clouded_in_loops(cosines, noise, counts, scale):
+    largest, smallest = max(counts), min(counts)
+    span = math.log(largest / smallest) or 1.0
+    sizes = [math.log(largest / n) / span for n in counts]
+    return [
+        [scale * (z - d * min(abs(e), 1.0)) for z, e, d in zip(*row, sizes, strict=True)]
+        for row in zip(cosines.tolist(), noise.tolist(), strict=True)
+    ]
+
+
+def clouded_from_the_loss(cosines, noise, counts, scale):
+    """With the sizes that the package's loss keeps."""
+    off = gcl.GCLLoss(counts, scale=scale).cloud * noise.abs().clamp(max=1)
+    return scale * cosines - scale * off
+
+
+def cben_in_loops(counts, a, b):
+    span = math.log(max(counts) / min(counts)) or 1.0
+    betas = [a + b * math.log(max(counts) / n) / span for n in counts]
+    weights = [n * (1 - beta) / (1 - beta**n) for n, beta in zip(counts, betas, strict=True)]
+    return [weight / sum(weights) for weight in weights]
+
+
 RIGHT = {
     "macro_f1": [macro_f1_in_loops],
     "balanced_accuracy": [
@@ -206,9 +253,13 @@ RIGHT = {
     "climb_linear": [climb_with_the_package, climb_one_by_one],
     "squashing_cosine": [squashed_by_the_package, squashed_in_loops],
     "class_activation_map": [cam_fusion.class_activation_map, activation_by_the_head],
+    "balanced_logits": [balanced_in_loops, balanced_by_the_package],
+    "radial_pull": [pull_by_autograd],
     "most_confusing": [cam_fusion.most_confusing, confusing_in_loops],
     "kps_margins": [margins_in_loops, lambda counts, n_base, max_margin: KPSLoss(counts, n_base, max_margin).margin],
     "kps_loss": [kps_in_loops],
+    "clouded_logits": [clouded_in_loops, clouded_from_the_loss],
+    "cben": [cben_in_loops],
 }
 
 
