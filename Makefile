@@ -79,7 +79,7 @@ nbval: $(STAMP)
 	@mkdir -p build/nbval-home
 	@set -e; cifar="$${LTNOTES_CIFAR:-../shared/data}"; \
 	if [ -f "$$cifar/cifar10.zip" ]; then \
-	  dataset=cifar10-lt; echo "nbval: chapters on cifar10-lt, a fifth of the test images in $$cifar/cifar10.zip"; \
+	  dataset=cifar10-lt; echo "nbval: chapters on cifar10-lt, a fifth of the images in $$cifar/cifar10.zip"; \
 	  mkdir -p build/thin; $(BIN)/python -m tests.notebooks.thin "$$cifar/cifar10.zip" build/thin/cifar10.zip; \
 	  $(BIN)/python -m data_prep cifar10 --imbalance 100 --source build/thin/cifar10.zip --out build/thin; \
 	  LTNOTES_DATA="$(CURDIR)/build/thin"; export LTNOTES_DATA; \
