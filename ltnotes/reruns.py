@@ -291,10 +291,7 @@ def _made_from(job: Job) -> str:
 
 
 def _write(notebook: NotebookNode, path: Path) -> None:
-    try:
-        write_text(nbformat.writes(notebook) + "\n", path)
-    except OSError as error:
-        raise OSError(f"can't write {path}: {error.strerror}; what was there before is unharmed") from None
+    write_text(nbformat.writes(notebook) + "\n", path)
 
 
 def _check_writable(folder: Path) -> None:
