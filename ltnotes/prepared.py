@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ltnotes.files import DamagedFileError, read_json, write_json
+from ltnotes.files import UNREADABLE, DamagedFileError, first_line, read_json, write_json
 
 SPLITS = ("train", "test", "validation")
 MANIFEST = "manifest.json"
@@ -73,11 +73,18 @@ def read_prepared(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
             ``[N, H, W, 3]`` and class ids int64 ``[N]``.
     """
     manifest = read_manifest(folder)
-    arrays = {name: np.array(np.load(folder / name, mmap_mode="r")) for name in manifest["files"]}
+    arrays = {name: _load(folder / name) for name in manifest["files"]}
     for split in SPLITS:
         if f"{split}_images.npy" in arrays:
             _check_split(folder, split, arrays, len(manifest["class_names"]))
     return manifest, arrays
+
+
+def _load(path: Path) -> np.ndarray:
+    try:
+        return np.array(np.load(path, mmap_mode="r"))
+    except UNREADABLE as error:  # Python objects, or no array at all
+        raise DamagedFileError(f"{path} can't be read ({first_line(error)}); {_again(path.parent)}") from None
 
 
 def _check_split(folder: Path, split: str, arrays: dict[str, np.ndarray], classes: int) -> None:
