@@ -334,14 +334,7 @@ def epochs_done(out_dir):
 
 
 @pytest.fixture(scope="module")
-def one_precision(each_precision):
-    """What processes do to files is the same in each precision, and bfloat16 is slow where it is emulated."""
-    if each_precision != "float32":
-        pytest.skip("kills and full disks are tried in float32 alone")
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(one_precision, tmp_path_factory):
+def uninterrupted(each_precision, tmp_path_factory):
     out_dir = tmp_path_factory.mktemp("uninterrupted")
     process = start(out_dir)
     _, errors = process.communicate(timeout=300)
@@ -392,7 +385,7 @@ except OSError as error:
 """
 
 
-def test_a_disk_that_fills_while_training_is_named_and_leaves_nothing_half_written(one_precision, tmp_path):
+def test_a_disk_that_fills_while_training_is_named_and_leaves_nothing_half_written(tmp_path):
     process = start(tmp_path, FULL_DISK)
     said, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
