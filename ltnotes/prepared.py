@@ -54,6 +54,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     again = _again(folder)
     manifest = read_json(folder / MANIFEST, again)
+    if "files" not in manifest:
+        raise DamagedFileError(f"{folder / MANIFEST} is another record of this package; {again}")
     for file_name, expected in manifest["files"].items():
         path = folder / file_name
         if not path.is_file():

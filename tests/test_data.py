@@ -9,6 +9,7 @@ import torch
 
 from ltnotes import data
 from ltnotes.counts import exponential_counts
+from ltnotes.files import write_json
 from ltnotes.prepared import write_prepared
 
 
@@ -221,6 +222,12 @@ def test_a_manifest_that_was_edited_is_not_believed(prepared, edit):
     path = prepared / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | edit))
     with pytest.raises(RuntimeError, match=r"manifest.json was changed after it was written; delete"):
+        data.load(str(prepared))
+
+
+def test_another_sealed_record_is_no_manifest(prepared):
+    write_json({"metrics": {}}, prepared / "manifest.json")
+    with pytest.raises(RuntimeError, match=r"manifest.json is another record of this package; delete"):
         data.load(str(prepared))
 
 
