@@ -145,6 +145,8 @@ def read_tensors(path: Path, remedy: str, device: torch.device | str = "cpu") ->
     """
     try:
         return torch.load(path, map_location=device, weights_only=True)
+    except torch.OutOfMemoryError:  # nothing is wrong with the file
+        raise
     except (*UNREADABLE, RuntimeError, TypeError, pickle.UnpicklingError) as error:
         # torch's own words on a pickle are a page long
         said = "no file of tensors and numbers" if isinstance(error, pickle.UnpicklingError) else first_line(error)

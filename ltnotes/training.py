@@ -231,6 +231,8 @@ class Training:
             live.transform.load_state_dict(saved["transform"])
             live.best = saved["best"]
             self.history, self.seconds = list(saved["history"]), float(saved["seconds"])
+        except torch.OutOfMemoryError:  # nothing is wrong with the state
+            raise
         except (LookupError, ValueError, TypeError, AttributeError, RuntimeError) as error:
             said = f"{self.checkpoint} does not fit ({first_line(error)}); the training begins anew"
             self._set_aside(DamagedFileError(said))

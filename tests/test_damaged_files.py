@@ -169,6 +169,25 @@ def test_a_damaged_state_is_set_aside_and_the_training_begins_anew(begun, tmp_pa
     assert sorted(p.name for p in path.parent.iterdir()) == sorted([*runs.FILES, "unfinished.damaged.pt"])
 
 
+@pytest.mark.parametrize("where", ["load", "restore"])
+def test_a_full_gpu_is_no_damaged_state(begun, tmp_path, monkeypatch, where):
+    kept, _, place = begun
+    path = tmp_path / place / "unfinished.pt"
+    path.parent.mkdir(parents=True)
+    shutil.copy(kept, path)
+
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    if where == "load":
+        monkeypatch.setattr(torch, "load", full)
+    else:
+        monkeypatch.setattr(training.LiveStage, "restore_optimizer", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        make(tmp_path, SHORT)
+    assert path.read_bytes() == kept.read_bytes()
+
+
 # --- disks ---
 
 
