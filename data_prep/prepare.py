@@ -58,6 +58,7 @@ def prepare(pool: Pool, request: Request, root: Path) -> tuple[Path, bool]:
     """
     arrays, manifest = _draw(pool, request)
     target = root / request.folder_name
+    _remove_litter(root)
     if _holds(target, manifest):
         return target, False
     _check_is_ours(target)
@@ -77,14 +78,13 @@ def prepare(pool: Pool, request: Request, root: Path) -> tuple[Path, bool]:
 def _check_is_ours(target: Path) -> None:
     if target.exists() and not target.is_dir():
         raise PrepareError(f"{target} is a file; move it away, or choose another --out")
-    if target.is_dir() and (foreign := sorted(path.name for path in target.iterdir() if not is_ours(path.name))):
+    if target.is_dir() and (foreign := sorted(path.name for path in target.iterdir() if not is_ours(path))):
         raise PrepareError(
             f"{target} holds {foreign[0]!r}, which no preparation wrote; move it away, or choose another --out"
         )
 
 
 def _replace(target: Path, arrays: dict[str, np.ndarray], manifest: dict) -> None:
-    _remove_litter(target.parent)
     with (
         tempfile.TemporaryDirectory(prefix=f".{target.name}-", suffix=SCRATCH, dir=target.parent) as scratch,
         FileLock(Path(scratch) / LOCK),
@@ -147,10 +147,12 @@ def _draw(pool: Pool, request: Request) -> tuple[dict[str, np.ndarray], dict]:
 
 def _remove_litter(root: Path) -> None:
     """Remove what killed preparations left: old scratch folders that no living process holds the lock of."""
-    for scratch in root.glob(f".*{SCRATCH}"):
-        if time.time() - scratch.stat().st_mtime > SECONDS_TO_LOCK:
-            with contextlib.suppress(Timeout, OSError), FileLock(scratch / LOCK, timeout=0):
-                shutil.rmtree(scratch)
+    for scratch in root.glob(f".*-imbalance*-seed*{SCRATCH}"):
+        with contextlib.suppress(Timeout, OSError):  # another process may be faster
+            old = time.time() - scratch.stat().st_mtime > SECONDS_TO_LOCK
+            if old and {path.name for path in scratch.iterdir()} <= {"fresh", "old", LOCK}:
+                with FileLock(scratch / LOCK, timeout=0):
+                    shutil.rmtree(scratch)
 
 
 def _holds(target: Path, manifest: dict) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import sys
+import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Callable
@@ -14,10 +15,10 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
-from ltnotes.files import first_line
-from ltnotes.prepared import file_hash
+from ltnotes.files import file_hash, first_line
 
 IMAGE_SUFFIXES = (".png", ".webp", ".jpg", ".jpeg", ".bmp")
+FORMATS = ("PNG", "WEBP", "JPEG", "BMP")
 LARGEST_FILE = 64 << 20  # bytes; a small image that claims more would only fill the memory
 
 
@@ -70,12 +71,7 @@ def read_class_folders(path: Path, num_classes: int, size: int) -> Pool:
 
 
 def _check_entries(path: Path, images: list[zipfile.ZipInfo]) -> None:
-    times = Counter(entry.filename for entry in images)
     for entry in images:
-        if times[entry.filename] > 1:
-            raise PrepareError(
-                f"source {path}: {entry.filename} is there {times[entry.filename]} times, allowed is once"
-            )
         if entry.file_size > LARGEST_FILE:
             most = f"allowed are {LARGEST_FILE >> 20}"
             raise PrepareError(f"source {path}: {entry.filename} unpacks to {entry.file_size >> 20} MiB, {most}")
@@ -107,6 +103,11 @@ def _assemble(
     files: list[str], read: Callable[[str], bytes], path: Path, num_classes: int, size: int, kind: str
 ) -> Pool:
     members = [(name, *found) for name in files if (found := _class_of(name))]
+    times = Counter(PurePosixPath(name) for name, _, _ in members)  # a/b and a//b are one file
+    if twice := [str(name) for name, count in times.items() if count > 1]:
+        raise PrepareError(
+            f"source {path}: {twice[0]} is there {times[PurePosixPath(twice[0])]} times, allowed is once"
+        )
     if len(roots := sorted({str(PurePosixPath(name).parents[2]) for name, _, _ in members})) > 1:
         raise PrepareError(
             f"source {path}: train/ and test/ lie in {roots[0]}/ and in {roots[1]}/; allowed is one of them"
@@ -142,7 +143,8 @@ def _assemble(
 
 def _decode(content: bytes, name: str, size: int) -> np.ndarray:
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with warnings.catch_warnings(), Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            warnings.simplefilter("ignore")  # of odd metadata: what matters is an error
             width, height = image.size
             # Before any pixel is decoded: a few bytes can claim to be a gigapixel.
             pixels = _as_rgb(image) if (width, height) == (size, size) else None

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ltnotes.data import LongTailData
+from ltnotes.options import require
 
 
 def draw_images(probabilities: Tensor, labels: Tensor) -> Tensor:
@@ -22,8 +23,9 @@ def draw_images(probabilities: Tensor, labels: Tensor) -> Tensor:
         probabilities: ``[C]``, float64, sum 1.
         labels: ``[N]`` class ids of the training images; every class is present.
     """
-    probabilities = probabilities.to(labels.device)
     size = len(labels)
+    check_probabilities(probabilities, int(labels.max()) + 1)
+    probabilities = probabilities.to(labels.device)
     counts = torch.bincount(labels, minlength=len(probabilities)).double()
     if torch.allclose(probabilities, counts / size, rtol=1e-9, atol=0):
         return torch.randperm(size, device=labels.device)
@@ -34,6 +36,13 @@ def draw_images(probabilities: Tensor, labels: Tensor) -> Tensor:
     starts = counts.cumsum(0) - counts
     by_class = torch.argsort(labels, stable=True)
     return by_class[(starts[classes] + (uniform[1] * counts[classes]).floor()).long()]
+
+
+def check_probabilities(probabilities: Tensor, classes: int) -> None:
+    """Raise ValueError for what no balancer may give: anything but a probability for each class."""
+    ok = isinstance(probabilities, Tensor) and probabilities.ndim == 1 and len(probabilities) >= classes
+    ok = ok and bool((probabilities >= 0).all() and (probabilities.sum() - 1).abs() < 1e-6)
+    require(ok, "balancer", probabilities, f"one that gives {classes} probabilities, of sum 1")
 
 
 class Augmenter:

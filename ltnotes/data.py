@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ltnotes.counts import check_counts, exponential_counts
+from ltnotes.devices import choose_device
 from ltnotes.files import DamagedFileError, user_path
 from ltnotes.options import number, whole
 from ltnotes.prepared import MANIFEST, SPLITS, read_prepared
@@ -93,6 +94,11 @@ class LongTailData:
         """Training images per class, in class-id order."""
         return torch.bincount(self.train.labels, minlength=self.num_classes).tolist()
 
+    @property
+    def held_out(self) -> int:
+        """Validation images of each class."""
+        return 0 if self.validation is None else len(self.validation) // self.num_classes
+
     def to(self, device: torch.device | str) -> LongTailData:
         validation = None if self.validation is None else self.validation.to(device)
         return replace(self, train=self.train.to(device), test=self.test.to(device), validation=validation)
@@ -134,6 +140,8 @@ def load(
         data = _read(user_path(name))
         if imbalance is not None and imbalance != data.imbalance:
             raise ValueError(f"imbalance: got {imbalance}, but {name} was prepared with {data.imbalance}")
+        if seed not in (0, data.seed):
+            raise ValueError(f"seed: got {seed}, but {name} was prepared with {data.seed}")
     else:
         imbalance = DEFAULT_IMBALANCE if imbalance is None else imbalance
         where = user_path(root) if root is not None else data_root()
@@ -142,29 +150,36 @@ def load(
             folder = where / prepared_name(name, imbalance, seed)
         if not (folder / MANIFEST).is_file():
             raise FileNotFoundError(
-                f"{name} with imbalance {imbalance:g} and seed {seed} is not prepared in {folder.parent}; run"
-                f" 'python -m data_prep {name.removesuffix('-lt')} --imbalance {imbalance:g} --seed {seed}',"
+                f"{name} with imbalance {_digits(imbalance)} and seed {seed} is not prepared in {folder.parent}; run"
+                f" 'python -m data_prep {name.removesuffix('-lt')} --imbalance {_digits(imbalance)} --seed {seed}',"
                 " or use dataset 'digits-lt', which needs no preparation"
             )
         data = _read(folder)
-        asked, there = (name, float(imbalance), seed), (data.name, data.imbalance, data.seed)
-        if asked != there:
-            raise DamagedFileError(f"{folder} should hold {asked} and holds {there}; give it back its name")
+        there = prepared_name(data.name, data.imbalance, data.seed, data.held_out)
+        if there != folder.name:
+            raise DamagedFileError(f"{folder} holds {there}; give it back its name")
     if validation:
         data = with_validation(data, validation)
-    return data.to(device) if device is not None else data
+    return data.to(choose_device(device)) if device is not None else data
 
 
 def is_prepared(name: str) -> bool:
     """Whether a name is the path of a prepared folder."""
-    return (user_path(name) / MANIFEST).is_file()
+    try:
+        return (user_path(name) / MANIFEST).is_file()
+    except OSError:  # a name that is too long for one
+        return False
 
 
 def prepared_name(name: str, imbalance: float, seed: int, validation: int = 0) -> str:
     """Folder name of a prepared data set below the data root."""
     held_out = f"-validation{validation}" if validation else ""
-    ratio = str(float(imbalance)).removesuffix(".0")  # every digit, as close ratios are different sets
-    return f"{name}-imbalance{ratio}-seed{seed}{held_out}"
+    return f"{name}-imbalance{_digits(imbalance)}-seed{seed}{held_out}"
+
+
+def _digits(ratio: float) -> str:
+    """Every digit, as close ratios are different sets."""
+    return str(float(ratio)).removesuffix(".0")
 
 
 def _read(folder: Path) -> LongTailData:
@@ -202,7 +217,7 @@ def choose_long_tail(labels: np.ndarray, counts: list[int], seed: int) -> np.nda
     Raises:
         ValueError: a class that needs more images than there are.
     """
-    chosen = []
+    chosen, seed = [], whole("seed", seed)
     for class_id, wanted in enumerate(check_counts(counts, "counts")):
         pool = np.flatnonzero(labels == class_id)
         if wanted > len(pool):
@@ -223,7 +238,7 @@ def with_validation(data: LongTailData, per_class: int) -> LongTailData:
     """
     per_class = whole("validation", per_class, least=1)
     if data.validation is not None:
-        if len(data.validation) == per_class * data.num_classes:
+        if data.held_out == per_class:
             return data
         raise ValueError(f"validation: {data.name} was prepared with a validation split of another size")
     if min(data.counts) <= per_class:

@@ -27,8 +27,15 @@ class DamagedFileError(RuntimeError):
 
 
 def user_path(text: str | Path) -> Path:
-    """A path as its user writes it, with ``~`` for the home folder."""
-    return Path(text).expanduser()
+    """A path as its user writes it, with ``~`` for the home folder.
+
+    Raises:
+        ValueError: the home of a user whom this machine does not know.
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise ValueError(f"path: got {str(text)!r}, whose home folder is unknown; allowed is any other path") from None
 
 
 def write_text(text: str, path: Path) -> None:
@@ -129,9 +136,23 @@ def _seal(content: dict[str, Any]) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, on one line; its type, if it says nothing."""
+    """The first line of what an error says; its type, if it says nothing."""
     lines = str(error).splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def one_line(error: BaseException) -> str:
+    """All that an error says, on one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def file_hash(path: Path) -> str:
+    """sha256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 # --- tensors and arrays --------------------------------------------------------
@@ -141,9 +162,12 @@ def read_tensors(path: Path, remedy: str, device: torch.device | str = "cpu") ->
     """What :func:`save_atomically` wrote.
 
     Raises:
-        DamagedFileError: missing, truncated, or something that is no tensors and plain values.
+        DamagedFileError: missing, truncated, altered, or something that is no tensors and plain values.
     """
     try:
+        with zipfile.ZipFile(path) as archive:  # torch does not look at the checksums
+            if altered := archive.testzip():
+                raise DamagedFileError(f"{path} was altered (in {altered}); {remedy}")
         return torch.load(path, map_location=device, weights_only=True)
     except torch.OutOfMemoryError:  # nothing is wrong with the file
         raise
@@ -169,7 +193,10 @@ def read_logits(path: Path) -> np.ndarray:
     """
     try:
         with np.load(path) as kept:
-            return kept["logits"].astype(np.float32)
+            logits = kept["logits"].astype(np.float32)
+        if logits.ndim != 2 or not np.isfinite(logits).all():
+            raise ValueError(f"it holds {list(logits.shape)}, not finite scores [N, C]")
+        return logits
     except UNREADABLE as error:
         raise DamagedFileError(
             f"{path} can't be read ({first_line(error)}); delete it and train the run anew"

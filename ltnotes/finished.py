@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ltnotes import training
-from ltnotes.files import DamagedFileError, read_json, read_logits, read_tensors
+from ltnotes.files import DamagedFileError, file_hash, read_json, read_logits, read_tensors
 from ltnotes.stages import Recipe
 
 AGAIN = "delete the folder to train it anew"
@@ -91,10 +90,10 @@ def read_run(folder: Path, recipe: Recipe, seed: int) -> Run:
     Raises:
         DamagedFileError: one of its files is unreadable, truncated or was changed, or is another run's.
     """
-    record = read_json(folder / "run.json", AGAIN, sealed=False)
-    for name in FILES[:2]:  # torch's and numpy's files are archives: a truncated one lacks its end
-        if not zipfile.is_zipfile(folder / name):
-            raise DamagedFileError(f"{folder / name} is truncated or another file; {AGAIN}")
+    record = read_json(folder / "run.json", AGAIN)
+    for name, expected in record.get("files", {}).items():
+        if file_hash(folder / name) != expected:
+            raise DamagedFileError(f"{folder / name} was truncated, altered or exchanged; {AGAIN}")
     try:
         owner = record["recipe_hash"], record["seed"]
         run = Run(recipe, seed, record["metrics"], record["history"], folder / "checkpoint.pt", record)

@@ -8,7 +8,6 @@ and the book quotes them.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,11 +18,12 @@ import numpy as np
 
 from ltnotes import data, recipes
 from ltnotes.catalogue import CHAPTERS
-from ltnotes.files import read_logits, write_bytes, write_text
+from ltnotes.files import DamagedFileError, first_line, read_json, read_logits, write_bytes, write_json
 from ltnotes.finished import Run
 from ltnotes.stages import Recipe, recipe_from_record
 
 SCALE = "full"
+AGAIN = "take it from the repository again, or delete it"
 
 # --- the plan ----------------------------------------------------------------
 
@@ -169,12 +169,18 @@ def find(
 
 def kept_run(file: Path) -> KeptRun:
     """The run of one JSON file; errors as in :func:`read`."""
+    record = read_json(file, AGAIN, sealed=False)
     try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-        recipe = recipe_from_record(record["recipe"])
-        return KeptRun(recipe, record["seed"], record["metrics"], record["history"], file, record)
-    except (ValueError, LookupError, TypeError) as error:
-        raise RuntimeError(f"{file} can't be read ({error}); take it from the repository again, or delete it") from None
+        run = KeptRun(
+            recipe_from_record(record["recipe"]), record["seed"], record["metrics"], record["history"], file, record
+        )
+        _ = run.precisions, run.counts, float(run.seconds), record["recipe_hash"]  # what every reader asks for
+        _ = run.metrics["balanced_accuracy"], run.metrics["groups"].keys()
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise DamagedFileError(f"{file} can't be read ({first_line(error)}); {AGAIN}") from None
+    if not file.stem.endswith(f"-seed{run.seed}"):
+        raise DamagedFileError(f"{file} is the run of seed {run.seed}; {AGAIN}")
+    return run
 
 
 def write(run: Run, entry: Entry, folder: Path) -> None:
@@ -183,7 +189,7 @@ def write(run: Run, entry: Entry, folder: Path) -> None:
     record["data"] = {**record["data"], "subset_seed": run.recipe.data_seed}
     folder.mkdir(parents=True, exist_ok=True)
     write_bytes(run.checkpoint.with_name("logits.npz").read_bytes(), path(entry, folder).with_suffix(".npz"))
-    write_text(json.dumps(record, indent=1) + "\n", path(entry, folder))
+    write_json(record, path(entry, folder))
 
 
 def path(entry: Entry, folder: Path) -> Path:

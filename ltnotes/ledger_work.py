@@ -69,7 +69,7 @@ def work(entries: Sequence[Entry], folder: Path, device: str | None = None, prec
             except Timeout:
                 print(f"{entry.stem}: left to another process", flush=True)
         missing = [entry for entry in missing if not is_done(entry, folder) and entry not in failed]
-    return len(failed)
+    return 1 if failed else 0
 
 
 def _source(entry: Entry) -> tuple[str, float]:

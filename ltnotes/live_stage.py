@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from ltnotes.batches import draw_images
 from ltnotes.devices import Captured, autocast
 from ltnotes.inference import extract_features, predict
-from ltnotes.methods.common import Transform
+from ltnotes.methods.common import Loss, Transform
+from ltnotes.options import of_type, require
 
 SECONDS_BETWEEN_LOOKS = 1.0  # at the loss, which waits for a GPU
 
@@ -37,7 +38,7 @@ class LiveStage:
         self.num_steps = num_steps(stage, self.num_images)
         self.steps_per_epoch = min(math.ceil(self.num_images / stage.batch_size), max(self.num_steps, 1))
         self.num_epochs = math.ceil(self.num_steps / self.steps_per_epoch)
-        self.loss = stage.loss.build(class_counts=data.counts).to(training.device)
+        self.loss = of_type("loss", stage.loss.build(class_counts=data.counts), Loss).to(training.device)
         supply = {
             "model": model,
             "data": data,
@@ -45,7 +46,8 @@ class LiveStage:
             "augment": training.augment,
             "predict": lambda split: predict(model, split, data, self.loss.evaluation_scale),
         }
-        self.transform: Transform = stage.transform.build(**supply) if stage.transform else Transform()
+        made = stage.transform.build(**supply) if stage.transform else Transform()
+        self.transform: Transform = of_type("transform", made, Transform)
         blocks = len(model.backbone)
         self.frozen = {"all": 0, "head": blocks, "rest": self.transform.block or blocks}[stage.trains]
         self.optimizer = _optimizer(model, self.loss, stage, self.frozen)
@@ -59,11 +61,19 @@ class LiveStage:
         self.transform.start_stage()
 
     def restore_optimizer(self, saved: dict[str, Any]) -> None:
-        """Take the momentum from a checkpoint, and keep what depends on the device: its rates, and how it steps."""
-        own = [{key: group[key] for key in ("lr", "fused", "foreach")} for group in self.optimizer.param_groups]
+        """Take the momentum from a checkpoint, and keep all else: the recipe says it, or the device.
+
+        Raises:
+            ValueError: momentum that does not fit the parameters.
+        """
+        own = [{key: group[key] for key in group if key != "params"} for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(saved)
         for group, kept in zip(self.optimizer.param_groups, own, strict=True):
             group.update(kept)
+        for parameter in (p for group in self.optimizer.param_groups for p in group["params"]):
+            momentum = self.optimizer.state[parameter].get("momentum_buffer")
+            fits = momentum is not None and momentum.shape == parameter.shape
+            require(fits or not self.stage.momentum, "momentum", momentum, f"a tensor {list(parameter.shape)}")
 
     def remember_best(self) -> float:
         """Accuracy on the test set after this epoch; the weights are kept if it is the best so far."""

@@ -13,7 +13,7 @@ import numpy as np
 from sklearn.metrics import confusion_matrix, f1_score
 
 from ltnotes.counts import check_counts, rank_groups, shot_groups
-from ltnotes.options import require
+from ltnotes.options import require, whole
 
 CALIBRATION_BINS = 15
 MOST_CONFUSION_CLASSES = 1000  # the matrix grows with their square, all else in a record with their number
@@ -35,8 +35,8 @@ def summarize(probabilities: np.ndarray, labels: np.ndarray, counts: Sequence[in
         than ``MOST_CONFUSION_CLASSES``.
 
     Raises:
-        ValueError: no images, shapes that do not fit, a probability that is not finite, or
-            a label that is no class.
+        ValueError: no images, shapes that do not fit, rows that are no probabilities, or a
+            label that is no class.
     """
     counts = check_counts(counts, "counts")
     _check(probabilities, labels, len(counts))
@@ -62,7 +62,8 @@ def _check(probabilities: np.ndarray, labels: np.ndarray, classes: int) -> None:
     shape = np.shape(probabilities)
     fits = len(shape) == 2 and shape[1] == classes and np.shape(labels) == shape[:1] and shape[0] > 0
     require(fits, "probabilities, labels", (shape, np.shape(labels)), f"[N, {classes}] and [N]")
-    require(np.isfinite(probabilities).all(), "probabilities", "infinity or NaN", "a finite number for each")
+    ok = bool((np.asarray(probabilities) >= 0).all() and np.allclose(np.sum(probabilities, 1), 1, atol=1e-3))
+    require(ok, "probabilities", "other numbers", "rows of probabilities, of sum 1")
     in_range = labels.dtype.kind in "iu" and 0 <= labels.min() <= labels.max() < classes
     require(in_range, "labels", labels, f"a class id from 0 to {classes - 1} for each")
 
@@ -88,11 +89,14 @@ def g_mean(recalls: Sequence[float]) -> float:
     """Geometric mean of the per-class accuracies: 0 as soon as one class is never found."""
     recalls = np.asarray(recalls)
     recalls = recalls[~np.isnan(recalls)]
+    require(len(recalls) > 0 and ((recalls >= 0) & (recalls <= 1)).all(), "recalls", recalls, "numbers from 0 to 1")
     return float(np.exp(np.log(recalls).mean())) if (recalls > 0).all() else 0.0
 
 
 def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = CALIBRATION_BINS) -> float:
     """Mean distance between confidence and accuracy over equal-width bins of confidence (Guo et al. 2017)."""
+    _check(probabilities, labels, np.shape(probabilities)[-1])
+    bins = whole("bins", bins, least=1)
     confidence = probabilities.max(1)
     correct = probabilities.argmax(1) == labels
     bin_ids = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)

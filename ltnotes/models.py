@@ -14,6 +14,7 @@ D and K are the same unless a layer lies between pooling and head, as in BLT's R
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 
 import torch
@@ -23,6 +24,7 @@ from torch.nn import functional as F
 from torchvision.models.resnet import BasicBlock as WideBasicBlock
 from torchvision.models.resnet import ResNet
 
+from ltnotes.files import first_line
 from ltnotes.methods.squashing_cosine import LinearClassifier
 from ltnotes.options import choice, whole
 
@@ -213,11 +215,16 @@ def build(
 def _downloaded(backbone: str) -> nn.Sequential:
     try:
         return BACKBONES[backbone]("DEFAULT")
-    except (OSError, RuntimeError) as error:
-        raise RuntimeError(
-            f"pretrained: the weights of {backbone} could not be downloaded ({error}); connect to the network,"
-            f" put them into {torch.hub.get_dir()}/checkpoints, or train with pretrained=False"
-        ) from None
+    except (pickle.UnpicklingError, EOFError, LookupError, TypeError, RuntimeError) as error:
+        trouble, remedy = "are damaged", "delete the file, and it is downloaded anew"
+        said = first_line(error)
+    except OSError as error:
+        trouble, remedy = "could not be downloaded", "connect to the network, put them there"
+        said = first_line(error)
+    folder = f"{torch.hub.get_dir()}/checkpoints"
+    raise RuntimeError(
+        f"pretrained: the weights of {backbone} {trouble} ({said}); {remedy} ({folder}), or train with pretrained=False"
+    )
 
 
 def num_channels(backbone: nn.Sequential) -> int:

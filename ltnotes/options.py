@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import numbers
 from collections.abc import Collection
 from typing import Any
+
+LARGEST = 1e12
+LARGEST_WHOLE = 2**63 - 1
 
 
 def number(
@@ -16,16 +18,17 @@ def number(
     above: float | None = None,
     below: float | None = None,
 ) -> float:
-    """The value, if it is a finite number within the bounds; numpy's numbers as Python's.
+    """The value, if it is a number within the bounds; numpy's numbers as Python's.
 
     Args:
-        least, most: bounds that are allowed themselves.
+        least, most: bounds that are allowed themselves; at most ``LARGEST`` either way, so that
+            products of options stay finite in float32.
         above, below: bounds that are not.
 
     Raises:
         ValueError: a truth value, text, infinity, NaN or anything out of bounds.
     """
-    real = isinstance(value, numbers.Real) and not isinstance(value, bool) and _is_finite(value)
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool) and abs(value) <= LARGEST
     ok = (
         real
         and (least is None or value >= least)
@@ -33,7 +36,8 @@ def number(
         and (above is None or value > above)
         and (below is None or value < below)
     )
-    require(ok, name, value, f"a finite number{_bounds(least, most, above, below)}")
+    far = f" of at most {LARGEST:g}" if real is False and _is_a_number(value) else ""
+    require(ok, name, value, f"a finite number{far}{_bounds(least, most, above, below)}")
     return int(value) if isinstance(value, numbers.Integral) else float(value)
 
 
@@ -44,8 +48,9 @@ def whole(name: str, value: Any, least: int = 0, most: int | None = None) -> int
         ValueError: a truth value, text, a fraction or anything out of bounds.
     """
     ok = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    ok = ok and value >= least and (most is None or value <= most)
-    require(ok, name, value, f"a whole number{_bounds(least, most, None, None)}")
+    ok = ok and least <= value <= (LARGEST_WHOLE if most is None else most)
+    far = f" of at most {LARGEST_WHOLE}" if _is_a_number(value) and value > LARGEST_WHOLE else ""
+    require(ok, name, value, f"a whole number{far}{_bounds(least, most, None, None)}")
     return int(value)
 
 
@@ -76,11 +81,8 @@ def require(condition: bool, name: str, got: Any, allowed: str) -> None:
         raise ValueError(f"{name}: got {got!r}, allowed is {allowed}")
 
 
-def _is_finite(value: Any) -> bool:
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # an integer beyond all floats
-        return False
+def _is_a_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and value == value
 
 
 def _bounds(least: float | None, most: float | None, above: float | None, below: float | None) -> str:

@@ -5,6 +5,7 @@ Colours are those of :mod:`ltnotes.palette`.
 
 from __future__ import annotations
 
+import itertools
 import textwrap
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
@@ -141,7 +142,7 @@ def class_lines(results: Mapping[str, Runs], class_names: Sequence[str], ax: Axe
     """Per-class test accuracy of several methods, largest class first: mean over seeds, and its range."""
     ax = _axes(ax)
     order = by_size(next(iter(results.values()))[0].counts)
-    for (name, runs), marker in zip(results.items(), MARKERS, strict=False):
+    for (name, runs), marker in zip(results.items(), itertools.cycle(MARKERS), strict=False):
         accuracy = np.array([run.per_class_accuracy for run in runs])[:, order]
         color = METHOD_COLORS.get(name)
         (line,) = ax.plot(accuracy.mean(0), marker=marker, ms=5, color=color, label=METHOD_NAMES.get(name, name))
@@ -276,7 +277,7 @@ def curves(
 ) -> Axes:
     """Named curves over one axis, each with a marker of its own; ``spreads`` draws a band of one std."""
     ax = _axes(ax)
-    for (name, y), marker in zip(lines.items(), MARKERS, strict=False):
+    for (name, y), marker in zip(lines.items(), itertools.cycle(MARKERS), strict=False):
         (line,) = ax.plot(x, y, marker=marker, ms=5, label=name, color=(colors or {}).get(name))
         if spreads:
             low, high = np.asarray(y) - spreads[name], np.asarray(y) + spreads[name]

@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ltnotes.files import UNREADABLE, DamagedFileError, first_line, read_json, write_json
+from ltnotes.files import UNREADABLE, DamagedFileError, file_hash, first_line, read_json, write_json
 
 SPLITS = ("train", "test", "validation")
 MANIFEST = "manifest.json"
-
-
-def file_hash(path: Path) -> str:
-    """sha256 of a file's bytes."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def fingerprint(arrays: dict[str, np.ndarray]) -> str:
@@ -31,9 +23,17 @@ def fingerprint(arrays: dict[str, np.ndarray]) -> str:
     return digest.hexdigest()
 
 
-def is_ours(name: str) -> bool:
-    """Whether a file of this name can belong to a prepared folder."""
-    return name == MANIFEST or name in {f"{split}_{kind}.npy" for split in SPLITS for kind in ("images", "labels")}
+def is_ours(path: Path) -> bool:
+    """Whether a file can belong to a prepared folder: by its name, and a readable manifest by what it holds."""
+    arrays = {f"{split}_{kind}.npy" for split in SPLITS for kind in ("images", "labels")}
+    if path.name != MANIFEST:
+        return path.name in arrays and path.is_file()
+    try:
+        return "fingerprint" in json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):  # damaged: whose it was can't be told
+        return True
+    except (OSError, TypeError):  # a folder, or a number
+        return False
 
 
 def write_prepared(folder: Path, arrays: dict[str, np.ndarray], manifest: dict[str, Any]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import os
 from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import Any
@@ -86,9 +85,9 @@ def get(
 
 
 def check_dataset(name: str) -> None:
-    """Raise ValueError for a name that is none: its training would be CIFAR's. A path is looked at later."""
+    """Raise ValueError for a name that is none: its training would be CIFAR's."""
     known = (*data.NAMES, *LARGE)
-    if name not in known and os.sep not in str(name) and not data.is_prepared(name):
+    if name not in known and not data.is_prepared(name):
         hint = "".join(f" (close: {other})" for other in difflib.get_close_matches(str(name), known, n=1))
         allowed = f"{', '.join(known)}, or the path of a prepared folder"
         raise ValueError(f"dataset: got {name!r}, allowed are {allowed}{hint}")

@@ -12,7 +12,9 @@ import contextlib
 import hashlib
 import itertools
 import json
+import math
 import os
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +30,7 @@ from papermill.engines import NBClientEngine, papermill_engines
 
 from ltnotes import data
 from ltnotes.counts import check_counts
-from ltnotes.files import write_text
+from ltnotes.files import DamagedFileError, first_line, write_text
 from ltnotes.options import choice, whole
 from ltnotes.progress import PROGRESS_FILE, ChapterProgress, duration
 from ltnotes.recipes import SCALES
@@ -81,7 +83,7 @@ def plan(names: Sequence[str], grid: Mapping[str, Sequence[Any]], out_dir: Path)
     jobs = []
     for values in itertools.product(*grid.values()):
         wanted = dict(zip(grid, values, strict=True))
-        subfolder = ",".join(f"{p}={wanted[p]}" for p in several)
+        subfolder = ",".join(f"{p}={str(wanted[p]).replace('/', '_')}" for p in several)
         for name in names or known:
             source = book_folder() / f"{name}.ipynb"
             jobs.append(Job(source, out_dir / subfolder / source.name, check_parameters(source, wanted)))
@@ -117,14 +119,31 @@ def _as_kind_of(example: Any, value: Any, name: str) -> Any:
             read = ast.literal_eval(value)
     if kind is float and type(read) is int:
         read = float(read)
-    if type(read) is not kind:
+    if type(read) is not kind or (kind is float and not math.isfinite(read)):
         raise ValueError(f"{name}: got {value!r}, allowed is {kind.__name__}, such as {example!r}")
     return read
 
 
 def chapter_parameters(source: Path) -> dict[str, Any]:
     """A chapter's parameters and their own values, from its tagged cell."""
+    read_notebook(source)
     return {name: ast.literal_eval(entry["default"]) for name, entry in papermill.inspect_notebook(str(source)).items()}
+
+
+def read_notebook(path: Path) -> NotebookNode:
+    """A notebook from its file.
+
+    Raises:
+        DamagedFileError: missing, or no notebook.
+    """
+    try:
+        notebook = nbformat.read(path, as_version=4)
+        nbformat.validate(notebook)
+        return notebook
+    except (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
+        raise DamagedFileError(f"{path} is no notebook ({first_line(error)}); restore it, or move it away") from None
+    except nbformat.ValidationError as error:
+        raise DamagedFileError(f"{path} is no notebook ({error.message}); restore it, or move it away") from None
 
 
 # --- executing ---------------------------------------------------------------
@@ -144,6 +163,8 @@ def execute(jobs: Sequence[Job], prepare_only: bool = False, force: bool = False
     """
     for folder in {job.output.parent for job in jobs}:
         _check_writable(folder)
+    for job in jobs:
+        _check_is_ours(job)
     waiting = [job for job in jobs if force or prepare_only or not _is_finished(job)]
     for job in jobs:
         if job not in waiting:
@@ -177,7 +198,7 @@ def _turn(job: Job) -> FileLock:
 
 def prepare(job: Job) -> NotebookNode:
     """A chapter ready to run: outputs cleared, parameters injected, and a banner where the text may not fit them."""
-    notebook = nbformat.read(job.source, as_version=4)
+    notebook = read_notebook(job.source)
     for cell in notebook.cells:
         cell.metadata.pop("papermill", None)
         if cell.cell_type == "code":
@@ -274,17 +295,16 @@ papermill_engines.register(ReportingEngine.name, ReportingEngine)
 def _is_finished(job: Job) -> bool:
     """Whether the output is whole, ran without an exception, and was made from this source by this code."""
     try:
-        metadata = nbformat.read(job.output, as_version=4).metadata
-    except (OSError, ValueError):
+        metadata = read_notebook(job.output).metadata
+        ran, made_from = metadata.get("papermill", {}), metadata.get("ltnotes", {}).get("made_from")
+    except (DamagedFileError, AttributeError):
         return False
-    ran = metadata.get("papermill", {})
-    made_from = metadata.get("ltnotes", {}).get("made_from")
     return bool(ran.get("end_time")) and not ran.get("exception") and made_from == _made_from(job)
 
 
 def _made_from(job: Job) -> str:
     """Hash of all that an output depends on: the chapter's cells, the changed parameters, this package."""
-    notebook = nbformat.read(job.source, as_version=4)
+    notebook = read_notebook(job.source)
     cells = [(cell.cell_type, cell.source) for cell in notebook.cells]
     code = [path.read_text(encoding="utf-8") for path in sorted(Path(__file__).parent.rglob("*.py"))]
     return hashlib.sha256(json.dumps([cells, job.changed, code], sort_keys=True).encode()).hexdigest()[:16]
@@ -294,11 +314,19 @@ def _write(notebook: NotebookNode, path: Path) -> None:
     write_text(nbformat.writes(notebook) + "\n", path)
 
 
+def _check_is_ours(job: Job) -> None:
+    """An output may replace an earlier output, and nothing else."""
+    if job.output.resolve() == job.source.resolve():
+        if job.changed:
+            raise ValueError(f"out: got the book's own folder {job.output.parent}, allowed is any other")
+    elif job.output.exists() and "made_from" not in read_notebook(job.output).metadata.get("ltnotes", {}):
+        raise ValueError(f"out: {job.output} is there and no chapter's output; move it away, or choose another folder")
+
+
 def _check_writable(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink()
+        with tempfile.NamedTemporaryFile(dir=folder):
+            pass
     except OSError as error:
         raise OSError(f"can't write to {folder}: {error.strerror}; allowed is a folder that can be written") from None

@@ -27,10 +27,10 @@ import torch
 from filelock import FileLock
 
 from ltnotes import data, devices, metrics, training
-from ltnotes.files import save_atomically, user_path, write_json, write_logits
+from ltnotes.files import file_hash, save_atomically, user_path, write_json, write_logits
 from ltnotes.finished import FILES, Run, is_finished, read_run
 from ltnotes.live_stage import NonFiniteLossError
-from ltnotes.options import whole
+from ltnotes.options import of_type, require, whole
 from ltnotes.progress import TrainingProgress
 from ltnotes.provenance import code_hash, commit, environment
 from ltnotes.stages import Recipe
@@ -80,6 +80,7 @@ def run(
 
 def over_seeds(recipe: Recipe, seeds: Sequence[int], **options: Any) -> list[Run]:
     """One run per seed, in the order of ``seeds``; ``options`` as in :func:`as_finished`."""
+    seeds = list(seeds)
     made = {run.seed: run for run in as_finished(recipe, seeds, **options)}
     return [made[seed] for seed in seeds]
 
@@ -115,6 +116,9 @@ def as_finished(
         OSError: the cache can't be written.
     """
     seeds = [whole("seed", seed) for seed in seeds]
+    for name, value in (("resume", resume), ("any_code", any_code)):
+        of_type(name, value, bool)
+    require(str(out_dir) != "", "out_dir", out_dir, "the path of a folder")
     together = None if together is None else whole("together", together, least=1)
     chosen = devices.choose_device(device)
     named = bool(precision or os.environ.get(devices.VARIABLE))
@@ -194,7 +198,8 @@ def _not_counted_yet(run: Run) -> float:
 
 def _find(folder: Path, recipe: Recipe, seed: int, order: _Order) -> Run | None:
     """The finished run of this code; failing that, a word about those of other code, or one of them."""
-    runs = [read_run(path, recipe, seed) for path in sorted(folder.glob("code-*")) if is_finished(path)]
+    finished = [path for path in sorted(folder.glob("code-*")) if is_finished(path)]
+    runs = [read_run(path, recipe, seed) for path in finished]
     runs = [run for run in runs if not order.named or set(run.precisions) == {order.precision}]
     # The precision of new trainings first, the last made last.
     runs.sort(key=lambda run: (set(run.precisions) != {order.precision}, run.record["finished"]))
@@ -283,6 +288,7 @@ def _finish(job: training.Training, before: Run | None, folder: Path, together: 
     checkpoint, kept, run_json = (folder / name for name in FILES)
     save_atomically({"model": job.model.state_dict()}, checkpoint)
     write_logits(logits, kept)
+    record["files"] = {file.name: file_hash(file) for file in (checkpoint, kept)}
     write_json(record, run_json)  # last but one: with it the run is finished
     (folder / UNFINISHED).unlink(missing_ok=True)
     return read_run(folder, recipe, job.seed)

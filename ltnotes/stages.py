@@ -19,8 +19,10 @@ from ltnotes.options import choice, number, of_type, require, whole
 
 TRAINABLE = ("all", "rest", "head")
 FORBIDDEN = frozenset('/\\:*?"<>|')  # in the name of a recipe, which names a folder
+LONGEST_NAME = 150
 SHOWN = " ".join(sorted(FORBIDDEN))
 CROSS_ENTROPY = part("baselines.CrossEntropy")
+OPTIONAL = ("epochs", "steps", "head_learning_rate", "projection", "pad")  # fields that may be None
 INSTANCE_BALANCED = part("balancers.instance_balanced")
 LINEAR = part("squashing_cosine.LinearClassifier")
 
@@ -86,6 +88,7 @@ class Stage:
         of_transform = self.trains != "rest" or self.transform is not None
         require(of_transform, "trains", self.trains, "'all' or 'head' in a stage without a transform")
         require(self.warmup < 1, "warmup", self.warmup, "a share from 0 up to, not including, 1")
+        require(self.momentum < 1, "momentum", self.momentum, "a number from 0 up to, not including, 1")
 
 
 @dataclass(frozen=True)
@@ -117,8 +120,10 @@ class Recipe:
     def __post_init__(self) -> None:
         _of_type(self, {"name": str, "dataset": str, "stages": tuple, "head": Part})
         names_a_folder = self.name.isprintable() and not FORBIDDEN & set(self.name) and self.name[:1] not in ("", ".")
-        require(names_a_folder and len(self.name) <= 150, "name", self.name, f"what can name a folder, without {SHOWN}")
-        require(len(self.stages) > 0, "stages", self.stages, "one stage or more")
+        allowed = f"what can name a folder, without {SHOWN}, in at most {LONGEST_NAME} characters"
+        require(names_a_folder and len(self.name) <= LONGEST_NAME, "name", self.name, allowed)
+        of_stages = len(self.stages) > 0 and all(isinstance(stage, Stage) for stage in self.stages)
+        require(of_stages, "stages", self.stages, "one Stage or more")
         choice("backbone", self.backbone, BACKBONES)
         _numbers(self, {"imbalance": 1})
         _whole_numbers(self, {"projection": 0, "validation": 0, "data_seed": 0, "pad": 0})
@@ -136,7 +141,7 @@ class Recipe:
         """The recipe of the stages up to this one, counted from 0: what was trained when it ends."""
         if stage == len(self.stages) - 1:
             return self
-        return replace(self, name=f"{self.name}-stage{stage + 1}", stages=self.stages[: stage + 1])
+        return replace(self, name=f"{self.name[: LONGEST_NAME - 10]}-stage{stage + 1}", stages=self.stages[: stage + 1])
 
     def with_stages(self, **changes: Any) -> Recipe:
         """The recipe with the same fields changed in every stage; one without steps stays without."""
@@ -166,13 +171,13 @@ def _from_json(value: Any) -> Any:
 def _numbers(owner: Any, lowest: dict[str, float]) -> None:
     """Check number fields against their lowest value and make them floats, so that 1 and 1.0 hash alike."""
     for name, low in lowest.items():
-        if (value := getattr(owner, name)) is not None:
+        if (value := getattr(owner, name)) is not None or name not in OPTIONAL:
             object.__setattr__(owner, name, float(number(name, value, least=low)))
 
 
 def _whole_numbers(owner: Any, lowest: dict[str, int]) -> None:
     for name, low in lowest.items():
-        if (value := getattr(owner, name)) is not None:
+        if (value := getattr(owner, name)) is not None or name not in OPTIONAL:
             object.__setattr__(owner, name, whole(name, value, least=low))
 
 

@@ -28,14 +28,14 @@ import torch
 from torch import Tensor, nn
 
 from ltnotes import inference, metrics, models
-from ltnotes.batches import Augmenter
+from ltnotes.batches import Augmenter, check_probabilities
 from ltnotes.data import LongTailData, Split
 from ltnotes.devices import Lane, choose_precision, naming_memory, seeded
 from ltnotes.files import DamagedFileError, first_line, read_tensors, save_atomically
 from ltnotes.folding import folded
 from ltnotes.inference import predict  # noqa: F401  # chapters look at a network with it
 from ltnotes.live_stage import LiveStage, NonFiniteLossError
-from ltnotes.options import whole
+from ltnotes.options import number, of_type, require, whole
 
 HEAD, PARTS = 1 << 20, 1 << 21  # beyond any epoch: positions in the run that seed a stage's head and its parts
 CHECKPOINT_SHARE = 0.05  # of the time, at most, goes into writing checkpoints
@@ -47,7 +47,8 @@ def build_model(recipe: Any, counts: Sequence[int]) -> models.Classifier:
     """The network that a recipe's first stage begins with."""
 
     def head(in_features: int, num_classes: int) -> nn.Module:
-        return recipe.head.build(in_features=in_features, num_classes=num_classes, class_counts=counts)
+        made = recipe.head.build(in_features=in_features, num_classes=num_classes, class_counts=counts)
+        return of_type("head", made, nn.Module)
 
     return models.build(recipe.backbone, len(counts), head, recipe.projection, recipe.pretrained)
 
@@ -56,7 +57,7 @@ def replace_head(model: models.Classifier, stage: Any, counts: Sequence[int]) ->
     """Give the model the stage's own head, if it has one."""
     if stage.head is not None:
         supply = {"in_features": model.num_features, "num_classes": len(counts), "class_counts": counts}
-        model.head = stage.head.build(previous=model.head, **supply)
+        model.head = of_type("head", stage.head.build(previous=model.head, **supply), nn.Module)
 
 
 class Training:
@@ -158,11 +159,11 @@ class Training:
         """Build all parts of all stages on a copy: a bad option is said now, not after the stages before it."""
         rehearsal = copy.copy(self)
         rehearsal.model = copy.deepcopy(self.model)
-        for number, stage in enumerate(self.recipe.stages):
-            rehearsal._replace_head(number)
-            with self._random(number + 1, PARTS):
+        for position, stage in enumerate(self.recipe.stages):
+            rehearsal._replace_head(position)
+            with self._random(position + 1, PARTS):
                 LiveStage(rehearsal, stage)
-                stage.balancer.build(counts=self.data.counts, t=0.0)
+                check_probabilities(stage.balancer.build(counts=self.data.counts, t=0.0), self.data.num_classes)
 
     def _replace_head(self, number: int) -> None:
         with self._random(number + 1, HEAD):
@@ -224,13 +225,16 @@ class Training:
     def _restore(self, saved: dict, live: LiveStage) -> bool:
         """Go on from a state; False if it does not fit, and was set aside."""
         try:
-            whole("epoch", saved["epoch"], least=1, most=live.num_epochs)
+            epoch = whole("epoch", saved["epoch"], least=1, most=live.num_epochs)
+            history = of_type("history", saved["history"], list)
+            require([type(line) for line in history] == [dict] * epoch, "history", len(history), f"{epoch} records")
+            seconds, best = number("seconds", saved["seconds"], least=0), of_type("best", saved["best"], dict)
+            require(bool(best) == (self.stage.keep == "best-test"), "best", best, "what the stage keeps")
             self.model.load_state_dict(saved["model"])
             live.restore_optimizer(saved["optimizer"])
             live.loss.load_state_dict(saved["loss"])
             live.transform.load_state_dict(saved["transform"])
-            live.best = saved["best"]
-            self.history, self.seconds = list(saved["history"]), float(saved["seconds"])
+            live.best, self.history, self.seconds = best, history, seconds
         except torch.OutOfMemoryError:  # nothing is wrong with the state
             raise
         except (LookupError, ValueError, TypeError, AttributeError, RuntimeError) as error:

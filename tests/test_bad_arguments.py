@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import math
+import re
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from ltnotes.recipes import Recipe, Stage
 MODULES = ("balancers", "baselines", "blt", "cam_fusion", "fbl", "gcl", "kps", "margins", "retraining")
 COUNTS = [80, 40, 20, 10]
 REQUIRED = {"baselines.DeferredReweighting": {"loss": part("baselines.CrossEntropy")}}
-NEVER = (math.nan, math.inf, -math.inf, "x", True)
+NEVER = (math.nan, math.inf, -math.inf, "x", True, 1e300, -1e300)
 
 
 def numeric_options():
@@ -65,7 +66,7 @@ OPTIONS = sorted(set(numeric_options()))
 @pytest.mark.parametrize("value", NEVER, ids=str)
 @pytest.mark.parametrize(("name", "option"), OPTIONS)
 def test_no_option_takes_what_is_no_number(supply, name, option, value):
-    with pytest.raises(ValueError, match=rf"\b{option}\b.*: got {value!r}, allowed"):
+    with pytest.raises(ValueError, match=rf"\b{option}\b.*: got {re.escape(repr(value))}, allowed"):
         part(name, **REQUIRED.get(name, {}), **{option: value}).build(**supply)
 
 
@@ -105,6 +106,57 @@ def test_bounds_are_said(bounds, value, words):
 def test_a_choice_lists_what_it_is_from():
     with pytest.raises(ValueError, match=r"^x: got 'c', allowed are a, b$"):
         choice("x", "c", ("a", "b"))
+
+
+FLAGS = (
+    ("kps.KPSLoss", "gradient_adjustment"),
+    ("fbl.FeatureBalancedLoss", "normalized"),
+    ("baselines.FocalLoss", "detach_weight"),
+    ("squashing_cosine.LinearClassifier", "bias"),
+    ("blt.BLT", "static"),
+)
+
+
+@pytest.mark.parametrize(("name", "option"), FLAGS)
+def test_a_word_is_no_truth_value(supply, name, option):
+    with pytest.raises(ValueError, match=rf"^{option}: got 'no', allowed is a bool"):
+        part(name, **{option: "no"}).build(**supply)
+
+
+def test_numpys_numbers_in_a_recipe_are_pythons():
+    made = part("balancers.power_balanced", gamma=np.float64(0.5))
+    assert made == part("balancers.power_balanced", gamma=0.5)
+    assert type(made.options[0][1]) is float
+
+
+@pytest.mark.parametrize("t", [math.nan, -0.1, 1.1])
+@pytest.mark.parametrize("name", ["kps.KPSLoss", "fbl.FeatureBalancedLoss"])
+def test_progress_is_from_0_to_1(name, t):
+    with pytest.raises(ValueError, match=rf"^t: got {t}, allowed is a finite number, at least 0 and at most 1"):
+        part(name).build(class_counts=COUNTS).set_progress(t)
+
+
+WRONG_KINDS = {
+    "sizes as balancer": ({"balancer": part("gcl.cloud_sizes")}, "balancer: got"),
+    "weights as balancer": ({"balancer": part("balancers.inverse_effective_number", beta=0.9)}, "balancer: got"),
+    "a loss as transform": ({"transform": part("baselines.CrossEntropy")}, "transform: got"),
+    "a transform as loss": ({"loss": part("baselines.Mixup")}, "loss: got"),
+    "a balancer as head": ({"head": part("balancers.class_balanced")}, "counts"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG_KINDS)
+def test_a_part_of_another_kind_is_said_before_training(kind, tmp_path):
+    changes, words = WRONG_KINDS[kind]
+    recipe = Recipe("toy", "digits-lt", (Stage(steps=2, batch_size=8, **changes),), backbone="resnet8")
+    with pytest.raises(ValueError, match=words):
+        runs.run(recipe, out_dir=tmp_path)
+    assert not list(tmp_path.rglob("unfinished.pt"))
+
+
+def test_seeds_may_come_from_a_generator(tmp_path):
+    recipe = Recipe("toy", "digits-lt", (Stage(steps=1, batch_size=8),), backbone="resnet8")
+    assert [run.seed for run in runs.over_seeds(recipe, (seed for seed in (1, 0)), out_dir=tmp_path)] == [1, 0]
 
 
 # --- what losses and metrics are called with ---
@@ -154,7 +206,7 @@ def test_a_name_that_leads_out_of_the_cache_is_refused(name):
 
 
 def test_a_divergence_before_the_first_checkpoint_promises_none(tmp_path):
-    wild = Recipe("wild", "digits-lt", (Stage(steps=30, batch_size=16, learning_rate=1e20),), 100, "resnet8")
+    wild = Recipe("wild", "digits-lt", (Stage(steps=30, batch_size=16, learning_rate=1e12),), 100, "resnet8")
     with pytest.raises(NonFiniteLossError) as caught:
         runs.run(wild, out_dir=tmp_path, device="cpu")
     assert "larger batch" in str(caught.value) and "checkpoint" not in str(caught.value)

@@ -29,6 +29,12 @@ FIELDS = [
     *itertools.product(("warmup",), ("1", "2")),
     *itertools.product(("batch_size",), ("0",)),
     *itertools.product(("epochs",), ("0",)),
+    *itertools.product(
+        ("decay", "warmup", "momentum", "weight_decay", "learning_rate", "final_rate"), ("None", "1e300")
+    ),
+    *itertools.product(("batch_size", "validation", "data_seed"), ("None", "1" + "0" * 30)),
+    *itertools.product(("projection", "pad"), ("1" + "0" * 30,)),
+    ("momentum", "1"),
     ("transform", "mixup"),
     ("trains", "rest"),
     ("pretrained", "True"),
@@ -42,7 +48,11 @@ ROWS = [
     *((f"recipes {name}", "recipe: got") for name in ("nothing", "''", "../../x", "a/b", "ce nothing")),
     *((f"{command} ce --dataset {name}", "dataset: got") for command in ("run", "recipes") for name in
       ("imagenet_lt", "cifar10", "CIFAR10-LT", "digits", "''", "nothing")),
-    *((f"run ce --dataset {name}", "dataset: got") for name in ("./nothing", "/nothing/there", "../x")),
+    *((f"{command} ce --dataset {name}", "dataset: got") for command in ("run", "recipes") for name in
+      ("./nothing", "/nothing/there", "../x", "x" * 300)),
+    ("run ce --dataset ~nosuchuser/x", "path: got '~nosuchuser/x', whose home folder is unknown"),
+    (f"{TINY} --set epochs=3 --set epochs=5", "--set: got epochs=3 epochs=5, allowed is each field once"),
+    ("run ce --imbalance 2.000001", "cifar10-lt with imbalance 2.000001 and seed 0 is not prepared"),
     *((f"{command} ce --dataset digits-lt --imbalance {ratio}", "imbalance: got") for command in ("run", "recipes")
       for ratio in ("0", "-1", "0.5", "nan", "inf")),
     ("run ce --dataset digits-lt --imbalance 1000", "imbalance: got 1000.0, which leaves the smallest class without"),
@@ -88,6 +98,7 @@ PREPARE = [
     ("cifar10 --source /nothing/there.zip", "source /nothing/there.zip does not exist"),
     ("cifar10 --source /dev/null", "source /dev/null does not exist"),
     ("cifar10 --source ~/nothing/there.zip", "nothing/there.zip does not exist"),
+    ("cifar10 --source ~nosuchuser/x", "argument --source: invalid user_path value: '~nosuchuser/x'"),
     ("cifar10 --ratio 10", "unrecognized arguments: --ratio 10"),
 ]
 

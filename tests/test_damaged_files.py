@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import pickle
 import shutil
 from dataclasses import replace
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from ltnotes import runs, training
-from ltnotes.files import DamagedFileError
+from ltnotes.files import DamagedFileError, read_tensors, write_json
 from ltnotes.recipes import Recipe, Stage
 
 RECIPE = Recipe("toy", "digits-lt", (Stage(steps=12, batch_size=16),), imbalance=100, backbone="resnet8")
@@ -42,6 +43,12 @@ def only(cache, name):
 
 def halve(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip_a_bit(path, share):
+    content = bytearray(path.read_bytes())
+    content[int(share * len(content))] ^= 1
+    path.write_bytes(content)
 
 
 DAMAGES = {
@@ -75,11 +82,11 @@ def test_a_record_that_was_edited_is_not_believed(cache, edit):
 
 
 @pytest.mark.parametrize("lacking", ["recipe_hash", "seed", "metrics", "history", "stages", "data", "seconds"])
-def test_a_record_without_a_seal_has_to_hold_everything(cache, lacking):
+def test_a_record_of_other_code_has_to_hold_everything(cache, lacking):
     path = only(cache, "run.json")
     record = json.loads(path.read_text())
     del record["seal"], record[lacking]
-    path.write_text(json.dumps(record))
+    write_json(record, path)
     with pytest.raises(DamagedFileError, match=rf"run.json can't be read \(it lacks '{lacking}'\); delete"):
         make(cache)
 
@@ -93,10 +100,30 @@ def test_another_runs_record_is_not_taken(cache, tmp_path, recipe, seed):
         make(cache)
 
 
-def test_weights_that_are_another_archive_are_named_when_they_are_asked_for(cache):
-    shutil.copy(only(cache, "logits.npz"), only(cache, "checkpoint.pt"))
-    with pytest.raises(DamagedFileError, match=r"checkpoint.pt can't be read \(.*\); delete"):
-        make(cache).weights()
+def test_a_record_without_a_seal_is_not_believed(cache):
+    path = only(cache, "run.json")
+    record = json.loads(path.read_text())
+    del record["seal"]
+    path.write_text(json.dumps(record))
+    with pytest.raises(DamagedFileError, match=r"run.json has no seal: .*; delete the folder"):
+        make(cache)
+
+
+@pytest.mark.parametrize("name", ["checkpoint.pt", "logits.npz"])
+def test_a_file_of_another_run_is_not_taken(cache, tmp_path, name):
+    shutil.copy(make(tmp_path / "other", RECIPE, 1).checkpoint.with_name(name), only(cache, name))
+    with pytest.raises(DamagedFileError, match=rf"{name} was truncated, altered or exchanged; delete the folder"):
+        make(cache)
+
+
+@pytest.mark.parametrize("share", [0.2, 0.4, 0.6, 0.8])
+def test_a_flipped_bit_in_weights_is_noticed(cache, share):
+    path = only(cache, "checkpoint.pt")
+    flip_a_bit(path, share)
+    with pytest.raises(DamagedFileError, match=r"checkpoint.pt was truncated, altered or exchanged; delete"):
+        make(cache)
+    with pytest.raises(DamagedFileError, match=r"checkpoint.pt (was altered|can't be read) .*; again$"):
+        read_tensors(path, "again")
 
 
 # --- states of unfinished trainings ---
@@ -117,6 +144,11 @@ STATES = {
     "odd weights": state({"model": {"weight": torch.zeros(3)}}),
     "no momentum": state({"optimizer": {}}),
     "no history": state({"history": 3}),
+    "a history of another length": state({"epoch": 2}),
+    "no time": state({"seconds": math.nan}),
+    "a best epoch that none asked for": state({"best": {"accuracy": 1.0}}),
+    "momentum of nothing": lambda path: state({"optimizer": torch.load(path)["optimizer"] | {"state": {}}})(path),
+    **{f"a bit flipped at {share:.0%}": lambda path, s=share: flip_a_bit(path, s) for share in (0.2, 0.4, 0.6, 0.8)},
     "a list": lambda path: torch.save([1, 2], path),
 }
 SHORT = replace(RECIPE, name="short", stages=(Stage(epochs=3, batch_size=64),))

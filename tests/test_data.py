@@ -234,7 +234,7 @@ def test_another_sealed_record_is_no_manifest(prepared):
 def test_a_folder_under_another_ones_name_is_not_taken_for_it(tmp_path, digits):
     wanted = tmp_path / data.prepared_name("cifar10-lt", 20.0, 0)
     of_digits(wanted, digits, name="cifar10-lt", imbalance=50.0)
-    with pytest.raises(RuntimeError, match=r"should hold \('cifar10-lt', 20.0, 0\) and holds .*50.0, 0\); give"):
+    with pytest.raises(RuntimeError, match=r"imbalance20-seed0 holds cifar10-lt-imbalance50-seed0; give"):
         data.load("cifar10-lt", imbalance=20, root=tmp_path)
 
 

@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 
 from ltnotes import data, ledger, ledger_work, metrics, provenance, recipes, runs
 from ltnotes.__main__ import main
+from ltnotes.files import DamagedFileError, write_json
 from ltnotes.ledger import Entry
 from ltnotes.live_stage import NonFiniteLossError
 
@@ -128,7 +129,8 @@ def test_a_recipe_that_changed_is_trained_anew_and_other_code_is_not(small, tmp_
     work([CE], tmp_path)
     assert trained == ["ce"]
     record = json.loads(ledger.path(CE, tmp_path).read_text())
-    ledger.path(CE, tmp_path).write_text(json.dumps(record | {"recipe_hash": "1" * 64}))
+    del record["seal"]
+    write_json(record | {"recipe_hash": "1" * 64}, ledger.path(CE, tmp_path))
     work([CE], tmp_path)
     assert trained == ["ce", "ce"]
     ledger.path(CE, tmp_path).with_suffix(".npz").unlink()
@@ -366,9 +368,21 @@ def test_a_record_says_what_was_trained_whatever_its_name_means_now(small, tmp_p
     path = ledger.path(CE, tmp_path)
     record = json.loads(path.read_text())
     record["recipe"] |= {"name": "a name of old", "backbone": "resnet32"}
-    path.write_text(json.dumps(record))
+    del record["seal"]
+    write_json(record, path)
     (found,) = ledger.read(tmp_path)
     assert (found.recipe.name, found.recipe.backbone) == ("a name of old", "resnet32")
+
+
+@pytest.mark.parametrize("edit", [{"metrics": 3}, {"metrics": {}}, {"seconds": "x"}, {"seed": 9}, {"stages": 3}])
+def test_a_record_of_old_that_can_not_be_read_is_named(small, tmp_path, edit):
+    work([CE], tmp_path)
+    path = ledger.path(CE, tmp_path)
+    record = json.loads(path.read_text())
+    del record["seal"]  # which older code did not write
+    path.write_text(json.dumps(record | edit))
+    with pytest.raises(DamagedFileError, match=rf"^{path} .*; take it from the repository again, or delete it$"):
+        ledger.read(tmp_path)
 
 
 @pytest.mark.parametrize("path", records())

@@ -3,7 +3,8 @@
 import pytest
 
 from ltnotes import recipes
-from ltnotes.__main__ import main, read_change, show_recipe
+from ltnotes.__main__ import main
+from ltnotes.cli import read_change, show_recipe
 
 
 def test_recipes_are_listed_with_a_description(capsys):

@@ -156,6 +156,49 @@ def test_data_that_is_not_prepared_is_said_before_anything_runs(book, tmp_path, 
         reruns.plan([], {"dataset": ["cifar10-lt"]}, tmp_path / "out")
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[]",
+        "{}",
+        "null",
+        '{"cells": 3}',
+        '{"cells": [], "metadata": 3, "nbformat": 4, "nbformat_minor": 5}',
+        "no notebook",
+        "",
+    ],
+)
+@pytest.mark.parametrize("which", ["source", "output"])
+def test_what_is_no_notebook_is_named_and_kept(book, tmp_path, content, which):
+    job = reruns.Job(book / "01-quick.ipynb", tmp_path / "out" / "01-quick.ipynb", {})
+    damaged = getattr(job, which)
+    damaged.parent.mkdir(exist_ok=True)
+    damaged.write_text(content)
+    with pytest.raises(RuntimeError, match=rf"^{damaged} is no notebook \(.*\); restore it, or move it away$"):
+        reruns.execute([job])
+    assert damaged.read_text() == content
+
+
+def test_a_notebook_of_the_users_own_is_not_written_over(book, tmp_path):
+    (tmp_path / "out").mkdir()
+    write_chapter(tmp_path / "out" / "01-quick.ipynb", "'mine'")
+    before = (tmp_path / "out" / "01-quick.ipynb").read_text()
+    with pytest.raises(ValueError, match=r"01-quick.ipynb is there and no chapter's output; move it away"):
+        reruns.execute(reruns.plan([], {}, tmp_path / "out"), force=True)
+    assert (tmp_path / "out" / "01-quick.ipynb").read_text() == before
+
+
+def test_the_books_own_chapters_are_not_written_over_with_other_parameters(book):
+    with pytest.raises(ValueError, match=r"^out: got the book's own folder"):
+        reruns.execute(reruns.plan([], {"seed": [9]}, book))
+
+
+def test_a_value_with_a_slash_stays_below_the_outputs(book, tmp_path, monkeypatch):
+    monkeypatch.setattr(reruns, "check_parameters", lambda source, wanted: {})
+    for job in reruns.plan([], {"dataset": ["digits-lt", "./../../x"]}, tmp_path / "out"):
+        assert job.output.parent.parent == tmp_path / "out"
+
+
 def test_an_output_folder_that_cannot_be_written_is_refused(book, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="can't write to"):

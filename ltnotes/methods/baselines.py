@@ -23,7 +23,7 @@ from ltnotes.methods.retraining import (  # noqa: F401
     NearestClassMeanClassifier,
     TauNormalizedClassifier,
 )
-from ltnotes.options import choice, number
+from ltnotes.options import choice, number, of_type
 
 
 class CrossEntropy(Loss):
@@ -48,7 +48,7 @@ class FocalLoss(Loss):
     def __init__(self, gamma: float = 1.0, detach_weight: bool = False):
         super().__init__()
         self.gamma = number("gamma", gamma, least=0)
-        self.detach_weight = detach_weight
+        self.detach_weight = of_type("detach_weight", detach_weight, bool)
 
     def per_sample(self, logits: Tensor, targets: Tensor, features: Tensor | None) -> Tensor:
         cost = F.cross_entropy(logits, targets, reduction="none")
@@ -176,6 +176,7 @@ class DeferredReweighting(_ClassWeighted):
 
     def set_progress(self, t: float) -> None:
         """Switch the weights on from ``start`` on: in place, so that a captured training step sees it."""
+        t = number("t", t, least=0, most=1)
         self.weight.copy_(self.deferred if t >= self.start else torch.ones_like(self.deferred))
         if hasattr(self.base, "set_progress"):
             self.base.set_progress(t)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ltnotes.counts import rank_groups, shot_groups
 from ltnotes.methods.common import Labels, Transform
 from ltnotes.methods.hallucination import augment_again, check_climb, hallucinate, hallucinate_as_released
-from ltnotes.options import choice, number
+from ltnotes.options import choice, number, of_type
 
 CHUNK = 256  # images generated at a time where no batch sets the number
 IN_THE_ASCENT = ("accumulated-gradients", "shifted-classes", "stale-timeouts")
@@ -128,7 +128,7 @@ class BLT(Transform):
         if static and as_released:
             raise ValueError(f"as_released: got {as_released!r} with static=True, allowed is one of the two")
         self.model, self.data, self.augment, self.predict = model, data, augment, predict
-        self.fraction, self.static = number("fraction", fraction, least=0, most=1), static
+        self.fraction, self.static = number("fraction", fraction, least=0, most=1), of_type("static", static, bool)
         self.new_images = choice("new_images", new_images, ("targeted", "random", "augmented"))
         self.weight, self.start = number("weight", weight, least=0), number("start", start, least=0, most=1)
         self.divide_by = choice("divide_by", divide_by, ("augmented", "original"))
@@ -142,7 +142,7 @@ class BLT(Transform):
 
     def set_progress(self, t: float) -> None:
         """Begin at ``start``."""
-        self.begun = t >= self.start
+        self.begun = number("t", t, least=0, most=1) >= self.start
 
     def start_stage(self) -> None:
         if self.static:

@@ -21,6 +21,8 @@ from ltnotes.counts import check_counts
 from ltnotes.methods.common import Labels, Transform
 from ltnotes.options import choice, number, whole
 
+MOST_PER_IMAGE = 1000
+
 
 def class_activation_map(feature_map: Tensor, class_weight: Tensor) -> Tensor:
     """``M(x, y) = sum_k w_k f_k(x, y)``, min-max normalised per image to [0, 1], ``[B, h, w]`` (FSA Eq. 1).
@@ -236,7 +238,7 @@ class CAMFusion(Transform):
             )
         self.model, self.train, self.predict = model, data.train, predict
         self.num_confusing = whole("num_confusing", num_confusing, least=1, most=len(counts) - 1)
-        self.per_image = whole("per_image", per_image, least=1)
+        self.per_image = whole("per_image", per_image, least=1, most=MOST_PER_IMAGE)
         thresholds = {"tau_specific": tau_specific, "tau_generic": tau_generic}
         self.thresholds = [number(name, value, least=0, most=1) for name, value in thresholds.items()]
         self.block = None if block is None else whole("block", block, least=1, most=len(model.backbone))

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -81,7 +82,8 @@ class Part:
 
 def part(name: str, **options: Any) -> Part:
     """``part("baselines.FocalLoss", gamma=2.0)``: a :class:`Part`, checked to exist."""
-    made = Part(name, tuple(sorted(options.items())))
+    plain = {option: value.item() if isinstance(value, np.generic) else value for option, value in options.items()}
+    made = Part(name, tuple(sorted(plain.items())))
     made.check_options()
     return made
 

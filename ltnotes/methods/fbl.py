@@ -11,11 +11,11 @@ from torch.nn import functional as F
 
 from ltnotes.counts import check_counts
 from ltnotes.methods.common import Loss
-from ltnotes.options import choice, number
+from ltnotes.options import choice, number, of_type
 
 # Thesis Table 4.4: how strong the stimulus is at progress t, as a share of `strength`.
 CURRICULA: dict[str, Callable[[float], float]] = {
-    "linear-decrease": lambda t: 1 - t,
+    "linear-decrease": lambda t: max(0.0, 1 - t),
     "linear": lambda t: t,
     "sine": lambda t: math.sin(t * math.pi / 2),
     "cosine": lambda t: 1 - math.cos(t * math.pi / 2),
@@ -67,9 +67,9 @@ class FeatureBalancedLoss(Loss):
         self.num_classes = len(log_counts)
         self.strength = number("strength", strength, least=0)
         self.curriculum = choice("curriculum", curriculum, CURRICULA)
-        self.end = number("end", end, above=0, most=1)
+        self.end = number("end", end, least=0.01, most=1)
         stimulus = log_counts.max() - log_counts
-        if normalized and stimulus.max() > 0:
+        if of_type("normalized", normalized, bool) and stimulus.max() > 0:
             stimulus = stimulus / stimulus.max()
         self.register_buffer("stimulus", stimulus)
         # A tensor, so that a captured training step sees it change.
@@ -78,6 +78,7 @@ class FeatureBalancedLoss(Loss):
 
     def set_progress(self, t: float) -> None:
         """Set the strength of the stimulus for progress ``t`` in [0, 1]."""
+        t = number("t", t, least=0, most=1)
         self.alpha.fill_(self.strength * CURRICULA[self.curriculum](t / self.end))
 
     def per_sample(self, logits: Tensor, targets: Tensor, features: Tensor | None) -> Tensor:

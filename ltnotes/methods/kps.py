@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from ltnotes.counts import check_counts
 from ltnotes.methods.common import Loss, angle, is_target
-from ltnotes.options import choice, number
+from ltnotes.options import choice, number, of_type
 
 
 def angle_penalty(cosines: Tensor, radius: Tensor, margin: Tensor) -> Tensor:
@@ -104,7 +104,8 @@ class KPSLoss(Loss):
         n_base, max_margin = number("n_base", n_base, above=1), number("max_margin", max_margin, least=0)
         base_scale = number("base_scale", base_scale, above=0)
         adjust_from = number("adjust_from", adjust_from, least=0, most=1)
-        max_scale = max_scale and number("max_scale", max_scale, least=base_scale)
+        max_scale = None if max_scale is None else number("max_scale", max_scale, least=base_scale)
+        of_type("gradient_adjustment", gradient_adjustment, bool)
         for name, value in (("adjust_from", adjust_from), ("max_scale", max_scale)):
             if value and not gradient_adjustment:
                 raise ValueError(f"{name}: got {value} without gradient_adjustment, where it has no effect")
@@ -116,12 +117,15 @@ class KPSLoss(Loss):
         reversed_radius = REVERSALS[choice("reversal", reversal, REVERSALS)](radius)  # m' of Eq. 3.28
         self.register_buffer("radius", reversed_radius if penalty == "angle" else radius)
         self.register_buffer("margin", reversed_radius * (max_margin / reversed_radius.max()))
-        self.register_buffer("scale", (base_scale * reversed_radius).clamp(max=max_scale or math.inf))
+        self.register_buffer(
+            "scale", (base_scale * reversed_radius).clamp(max=math.inf if max_scale is None else max_scale)
+        )
         self.register_buffer("scale_in_force", torch.empty_like(self.scale), persistent=False)
         self.set_progress(0.0)
 
     def set_progress(self, t: float) -> None:
         """Switch the gradient adjustment on from ``adjust_from`` on: in place, so that a captured step sees it."""
+        t = number("t", t, least=0, most=1)
         adjusting = self.gradient_adjustment and t >= self.adjust_from
         self.scale_in_force.copy_(self.scale if adjusting else torch.full_like(self.scale, self.base_scale))
 

@@ -71,7 +71,7 @@ class TauNormalizedClassifier(nn.Module):
 
     def __init__(self, previous: nn.Module, tau: float = 1.0):
         super().__init__()
-        tau = number("tau", tau, least=0)
+        tau = number("tau", tau, least=0, most=10)
         weight = _weight_of(previous)
         # A weight of zeros has no direction, and stays.
         length = weight.norm(dim=1, keepdim=True).clamp_min(torch.finfo(weight.dtype).eps)

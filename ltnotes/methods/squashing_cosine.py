@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ltnotes.options import number
+from ltnotes.options import number, of_type
 
 
 class LinearClassifier(nn.Linear):
     """``z = W f + b``: the ordinary last layer. Score ``[B, C]`` from features ``[B, D]``."""
 
     def __init__(self, in_features: int, num_classes: int, bias: bool = True):
-        super().__init__(in_features, num_classes, bias=bias)
+        super().__init__(in_features, num_classes, bias=of_type("bias", bias, bool))
         nn.init.kaiming_normal_(self.weight)
         if bias:
             nn.init.zeros_(self.bias)

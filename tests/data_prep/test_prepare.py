@@ -292,6 +292,15 @@ def test_a_hostile_source_is_named(tree, tmp_path, capsys, kind, damage, message
     assert message in refused(capsys, source, tmp_path / "out")
 
 
+@pytest.mark.parametrize("spelling", ["./{}", "train//{}"])
+def test_a_zip_that_spells_one_name_in_two_ways_is_refused(original, tmp_path, capsys, spelling):
+    archive = zipped(original, tmp_path / "images.zip")
+    with zipfile.ZipFile(archive, "a") as opened:
+        name = next(entry.filename for entry in opened.infolist() if entry.filename.startswith("train/"))
+        opened.writestr(spelling.format(name.removeprefix("train/") if "//" in spelling else name), b"again")
+    assert f"{name} is there 2 times, allowed is once" in refused(capsys, archive, tmp_path / "out")
+
+
 def test_a_zip_that_holds_a_name_twice_is_refused(original, tmp_path, capsys):
     archive = zipped(original, tmp_path / "images.zip")
     with zipfile.ZipFile(archive, "a") as opened, pytest.warns(UserWarning, match="Duplicate name"):
@@ -485,13 +494,19 @@ def test_what_a_killed_preparation_left_is_removed_and_that_of_a_living_one_is_n
     arguments = ["cifar10", "--source", original, "--out", tmp_path, "--imbalance", "10"]
     subprocess.run([sys.executable, "-c", KILLED, *map(str, arguments)], cwd=REPOSITORY)
     (left,) = tmp_path.iterdir()
-    living = tmp_path / ".other.scratch"
-    living.mkdir()
+    living, users, alike = (tmp_path / f"{name}.scratch" for name in (f".{NAME}-x", ".mine", f".{NAME}-y"))
+    for folder in (living, users, alike):
+        folder.mkdir()
+    for folder in (users, alike):
+        (folder / "thesis.tex").write_text("mine")
     with FileLock(living / ".lock"):
-        for scratch in (left, living):
+        for scratch in (left, living, users, alike):
             os.utime(scratch, (0, 0))
         assert prepare(original, tmp_path) == 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".other.scratch", NAME]
+    assert sorted(tmp_path.iterdir()) == sorted([living, users, alike, tmp_path / NAME])
+    os.utime(living, (0, 0))
+    assert prepare(original, tmp_path) == 0  # nothing is to be written, and yet it is a visit
+    assert sorted(tmp_path.iterdir()) == sorted([users, alike, tmp_path / NAME])
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "train_images.npy.bak", "holiday"])
@@ -500,6 +515,19 @@ def test_files_of_the_users_own_are_never_deleted(original, tmp_path, capsys, na
     (tmp_path / NAME / name).write_text("mine")
     assert f"{tmp_path / NAME} holds '{name}', which no preparation wrote" in refused(capsys, original, tmp_path)
     assert (tmp_path / NAME / name).read_text() == "mine"
+
+
+@pytest.mark.parametrize("content", ['{"mine": 1}', "[1]", "3"])
+def test_a_manifest_of_the_users_own_is_kept(original, tmp_path, capsys, content):
+    (tmp_path / NAME).mkdir()
+    (tmp_path / NAME / "manifest.json").write_text(content)
+    assert "holds 'manifest.json', which no preparation wrote" in refused(capsys, original, tmp_path)
+    assert (tmp_path / NAME / "manifest.json").read_text() == content
+
+
+def test_a_folder_in_the_place_of_an_array_is_kept(original, tmp_path, capsys):
+    (tmp_path / NAME / "train_images.npy").mkdir(parents=True)
+    assert "holds 'train_images.npy', which no preparation wrote" in refused(capsys, original, tmp_path)
 
 
 def test_a_file_in_the_place_of_the_folder_is_kept(original, tmp_path, capsys):

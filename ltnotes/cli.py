@@ -1,0 +1,218 @@
+"""The command line: ``ltnotes chapters``, ``ltnotes run``, ``ltnotes recipes``, ``ltnotes ledger``."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import sys
+from typing import Any
+
+from ltnotes import data, recipes
+from ltnotes.catalogue import CHAPTERS
+from ltnotes.files import one_line, user_path
+from ltnotes.protocols import PROTOCOLS
+from ltnotes.stages import Recipe, Stage
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="ltnotes", description="The Long-Tail Notes from the command line.")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    chapters = commands.add_parser("chapters", help="execute chapters of the book with parameters of your own")
+    chapters.add_argument("names", nargs="*", metavar="CHAPTER", help="such as 01-long-tail (default: all)")
+    for name in ("dataset", "imbalance", "scale", "seed"):
+        chapters.add_argument(f"--{name}", nargs="+", help="one value, or several for one copy each")
+    chapters.add_argument(
+        "-p", action="append", nargs=2, default=[], dest="more", metavar=("NAME", "VALUE"), help="any other parameter"
+    )
+    chapters.add_argument("--out", type=user_path, help="folder of the outputs (default: build/chapters)")
+    chapters.add_argument("--prepare-only", action="store_true", help="write parametrised copies and run nothing")
+    chapters.add_argument("--force", action="store_true", help="run finished chapters again")
+    chapters.add_argument("--in-place", action="store_true", help="refresh the book's own copies")
+
+    run = commands.add_parser("run", help="train one recipe, or read it from the cache")
+    run.add_argument("recipe", help="see 'ltnotes recipes'")
+    add_setting(run, scale="lite")
+    run.add_argument("--seed", type=int, nargs="+", default=[0])
+    add_hardware(run)
+    run.add_argument("--together", type=int, help="seeds trained side by side (default: 4 on a GPU, 1 on a CPU)")
+    run.add_argument("--out", default="runs", help="the cache (default: %(default)s)")
+
+    listing = commands.add_parser("recipes", help="list the recipes, or show what some of them train")
+    listing.add_argument("names", nargs="*", metavar="RECIPE", help="show these in full (default: list all)")
+    add_setting(listing, scale="full")
+
+    ledger = commands.add_parser("ledger", help="train the full-scale runs that the book quotes, most worth first")
+    ledger.add_argument("--status", action="store_true", help="say what is done, running and to do, and train nothing")
+    ledger.add_argument("--only", nargs="+", default=[], metavar="RECIPE", help="these alone (default: the whole plan)")
+    ledger.add_argument("--seed", type=int, nargs="+", default=[], help="these alone")
+    ledger.add_argument("--dataset", nargs="+", default=[], help="these alone")
+    ledger.add_argument("--out", type=user_path, help="the ledger's folder (default: book/results)")
+    add_hardware(ledger)
+
+    options = parser.parse_args(arguments)
+    if options.command == "chapters" and options.in_place and options.out:
+        parser.error("--out: has no effect with --in-place, which writes to the book")
+    if options.command == "recipes" and not options.names:
+        for name in (*SETTING, "set"):
+            if getattr(options, name) != listing.get_default(name):
+                parser.error(f"--{name}: has no effect without a RECIPE to show")
+    return options
+
+
+SETTING = ("dataset", "imbalance", "scale", "protocol")
+
+
+def add_setting(command: argparse.ArgumentParser, scale: str) -> None:
+    """The options that choose a recipe's data and size."""
+    command.add_argument("--dataset", default="cifar10-lt")
+    command.add_argument("--imbalance", type=float, default=float(data.DEFAULT_IMBALANCE))
+    command.add_argument("--scale", default=scale, help=f"{', '.join(recipes.SCALES)} (default: %(default)s)")
+    command.add_argument("--protocol", help=f"whose training: {', '.join(PROTOCOLS)} (default: the method's paper's)")
+    command.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="such as epochs=30")
+
+
+def add_hardware(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--device", help="cpu, cuda or cuda:N (default: a GPU if there is one)")
+    command.add_argument("--precision", help="float32 or bfloat16 (default: what the hardware multiplies)")
+
+
+def chosen_recipe(name: str, options: argparse.Namespace) -> Recipe:
+    changes = dict(read_change(text) for text in options.set)
+    if len(changes) < len(options.set):
+        raise ValueError(f"--set: got {' '.join(options.set)}, allowed is each field once")
+    for field in changes:
+        if field in ("name", "stages"):
+            raise ValueError(f"--set: got {field!r}, which a recipe's name decides, allowed are its other fields")
+        if field in SETTING:
+            raise ValueError(f"--set: got {field!r}, allowed is --{field} {changes[field]}")
+    return recipes.get(name, options.dataset, options.imbalance, options.scale, options.protocol, **changes)
+
+
+def run_chapters(options: argparse.Namespace) -> None:
+    from ltnotes import reruns  # papermill comes with the [book] extra only
+
+    grid: dict[str, list[Any]] = {
+        name: values for name in ("dataset", "imbalance", "scale", "seed") if (values := getattr(options, name))
+    }
+    for name, value in options.more:
+        if name in grid:
+            raise ValueError(f"{name}: given more than once, by -p {name} {value} as well")
+        grid[name] = [value]
+    if options.in_place and grid:
+        raise ValueError(f"{next(iter(grid))}: --in-place keeps the chapters' own parameters; edit the chapter instead")
+    out = reruns.book_folder() if options.in_place else options.out or data.home() / "build" / "chapters"
+    jobs = reruns.plan(options.names, grid, out)
+    reruns.execute(jobs, prepare_only=options.prepare_only, force=options.force)
+
+
+def run_recipe(options: argparse.Namespace) -> None:
+    from ltnotes import runs
+
+    recipe = chosen_recipe(options.recipe, options)
+    chosen = {name: getattr(options, name) for name in ("device", "precision", "together")}
+    for run in runs.as_finished(recipe, options.seed, options.out, **chosen):
+        groups = ", ".join(f"{name} {value:.1%}" for name, value in run.metrics["groups"].items() if value is not None)
+        print(f"{recipe.name}, seed {run.seed}: balanced accuracy {run.metrics['balanced_accuracy']:.2%} ({groups})")
+        made_on = run.record["environment"]
+        where = f"on {made_on['device']}, in {made_on['precision']}"
+        print(f"  trained in {run.seconds:.0f} s {where}; {run.checkpoint.parent}")
+
+
+def run_ledger(options: argparse.Namespace, arguments: list[str]) -> int:
+    from ltnotes import devices, ledger, ledger_work
+
+    device = devices.choose_device(options.device)
+    precision = devices.choose_precision(options.precision, device)
+    entries = ledger.plan(options.only, options.seed, options.dataset, gpu=device.type == "cuda")
+    folder = (options.out or ledger.results_folder()).resolve()
+    if options.status:
+        print("\n".join(ledger_work.status(entries, folder, device, precision)))
+        return 0
+    return ledger_work.work_from_a_copy(entries, folder, options.device, options.precision, arguments)
+
+
+def read_change(text: str) -> tuple[str, Any]:
+    """``epochs=30`` as a name and a Python literal; what is no literal stays a string."""
+    name, separator, value = text.partition("=")
+    if not separator:
+        raise ValueError(f"--set: got {text!r}, allowed is FIELD=VALUE, such as epochs=30")
+    try:
+        read = ast.literal_eval(value)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):  # what literal_eval raises for what is no literal
+        return name, value
+    return name, tuple(read) if isinstance(read, list) else read
+
+
+def list_recipes() -> None:
+    width = max(map(len, recipes.names()))
+    for chapter, (protocol, rows) in CHAPTERS.items():
+        print(f"\n{chapter} (protocol {protocol})")
+        for name in rows:
+            print(f"  {name:<{width}}  {recipes.describe(name)}")
+
+
+def show_recipe(recipe: Recipe) -> None:
+    """Print everything that a recipe trains."""
+    print(f"\n{recipe.name}: {recipes.describe(recipe.name)}")
+    start = "with the weights of ImageNet" if recipe.pretrained else "from random weights"
+    width = f", a layer of {recipe.projection} before the head" if recipe.projection else ""
+    shift = "" if recipe.pad is None else f"; shifted by up to {recipe.pad} pixels"
+    print(f"  {recipe.dataset} 1:{recipe.imbalance:g}; {recipe.validation} images of each class held out{shift}")
+    print(f"  {recipe.backbone} {start}{width}; {recipe.head}")
+    for number, stage in enumerate(recipe.stages, start=1):
+        print(f"  stage {number}: {length(stage)}")
+        lines = {"head": stage.head}
+        if stage.steps != 0:
+            rest = f"momentum {stage.momentum:g}, weight decay {stage.weight_decay:g}, keeps the {stage.keep} epoch"
+            lines |= {"loss": stage.loss, "balancer": stage.balancer, "transform": stage.transform}
+            lines |= {"rate": rate(stage), "SGD": rest}
+        for title, text in lines.items():
+            if text:
+                print(f"    {title:<9} {text}")
+
+
+def length(stage: Stage) -> str:
+    if stage.steps == 0:
+        return "trains nothing"
+    amount = f"{stage.steps} steps" if stage.epochs is None else f"{stage.epochs:.3g} epochs"
+    what = {"all": "everything", "head": "the head", "rest": "what follows the transform"}[stage.trains]
+    return f"trains {what} for {amount} in batches of {stage.batch_size}"
+
+
+def rate(stage: Stage) -> str:
+    """The learning rate and how it changes, in the unit of the stage's length."""
+    total, unit = (stage.epochs, "epoch") if stage.steps is None else (stage.steps, "step")
+    text = f"{stage.learning_rate:g}"
+    if stage.head_learning_rate is not None:
+        text += f", of the head {stage.head_learning_rate:g}"
+    if stage.warmup:
+        text += f", rising until {unit} {stage.warmup * total:.3g}"
+    if stage.schedule == "cosine":
+        return f"{text}, falling to {stage.final_rate:g} of it along a cosine"
+    if not stage.milestones:
+        return f"{text}, constant"
+    return f"{text}, x {stage.decay:g} at {unit} {', '.join(f'{m * total:.3g}' for m in stage.milestones)}"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(arguments)
+    try:
+        if options.command == "ledger":
+            return run_ledger(options, sys.argv[1:] if arguments is None else arguments)
+        if options.command == "chapters":
+            run_chapters(options)
+        elif options.command == "run":
+            run_recipe(options)
+        elif options.names:
+            for recipe in [chosen_recipe(name, options) for name in options.names]:  # all of them before the first
+                show_recipe(recipe)
+        else:
+            list_recipes()
+    except (ValueError, OSError, RuntimeError) as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        return 2
+    except ImportError as error:
+        print(f"error: {one_line(error)}; 'pip install ltnotes[book]' installs what chapters need", file=sys.stderr)
+        return 2
+    return 0
