@@ -242,7 +242,7 @@ def _execute_one(job: Job, notebook: NotebookNode, display: ChapterProgress) -> 
                 display=display,
                 kernel_name="python3",
                 cwd=str(book_folder()),
-                extra_arguments=["--log-level=ERROR"],  # of the kernel itself, not of the cells
+                extra_arguments=["--log-level=CRITICAL"],  # of the kernel itself, which an interruption makes talkative
                 progress_bar=False,
             )
         done = nbformat.read(partial, as_version=4)
