@@ -53,6 +53,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.command == "chapters" and options.in_place and options.out:
         parser.error("--out: has no effect with --in-place, which writes to the book")
+    if options.command == "chapters" and options.prepare_only and options.force:
+        parser.error("--force: has no effect with --prepare-only, which runs nothing")
     if options.command == "recipes" and not options.names:
         for name in (*SETTING, "set"):
             if getattr(options, name) != listing.get_default(name):

@@ -176,7 +176,8 @@ def _made(order: _Order, stage: int, seeds: Sequence[int]) -> dict[int, Run]:
                 TrainingProgress(f"{recipe.name}, seed {seed}").from_cache(_not_counted_yet(found))
                 made[seed] = found
                 with suppress(OSError):  # of a process that was killed between its last two writings
-                    (found.checkpoint.parent / UNFINISHED).unlink(missing_ok=True)
+                    for leftover in (UNFINISHED, f".{UNFINISHED}.part"):
+                        (found.checkpoint.parent / leftover).unlink(missing_ok=True)
         missing = [seed for seed in seeds if seed not in made]
         if missing and unwritable:
             raise unwritable

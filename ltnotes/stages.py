@@ -87,6 +87,8 @@ class Stage:
             number("milestones", milestone, above=0, below=1)
         of_transform = self.trains != "rest" or self.transform is not None
         require(of_transform, "trains", self.trains, "'all' or 'head' in a stage without a transform")
+        allowed = "0 with the schedule 'step', where it has no effect"
+        require(self.schedule == "cosine" or not self.final_rate, "final_rate", self.final_rate, allowed)
         require(self.warmup < 1, "warmup", self.warmup, "a share from 0 up to, not including, 1")
         require(self.momentum < 1, "momentum", self.momentum, "a number from 0 up to, not including, 1")
 

@@ -235,7 +235,8 @@ def test_a_finished_run_is_read_from_a_disk_that_cannot_be_written(cache, monkey
 
 
 def test_a_state_beside_its_finished_run_is_removed(cache):
-    litter = only(cache, "run.json").with_name("unfinished.pt")
-    litter.write_bytes(b"of a process that was killed between its last two writings")
+    folder = only(cache, "run.json").parent
+    for name in ("unfinished.pt", ".unfinished.pt.part"):
+        (folder / name).write_bytes(b"of a process that was killed between its last two writings")
     make(cache)
-    assert not litter.exists()
+    assert sorted(path.name for path in folder.iterdir()) == sorted(runs.FILES)
