@@ -16,6 +16,7 @@ from ltnotes.exercises.blt import climb_linear, confusing_class_probabilities  #
 from ltnotes.exercises.engine import Mistake
 from ltnotes.exercises.fbl import balanced_logits, radial_pull  # chapter 7
 from ltnotes.exercises.fusion import class_activation_map, most_confusing  # chapter 5
+from ltnotes.exercises.gcl import cben, clouded_logits  # chapter 8
 from ltnotes.exercises.heads import squashing_cosine  # chapter 3
 from ltnotes.exercises.kps import kps_loss, kps_margins  # chapter 6
 from ltnotes.exercises.long_tail import adjust, balanced_accuracy, exponential_counts, macro_f1  # chapter 1
@@ -25,8 +26,10 @@ __all__ = [
     "adjust",
     "balanced_accuracy",
     "balanced_logits",
+    "cben",
     "class_activation_map",
     "climb_linear",
+    "clouded_logits",
     "confusing_class_probabilities",
     "draw",
     "effective_number_balanced",

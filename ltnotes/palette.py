@@ -49,6 +49,8 @@ METHOD_COLORS = {
     "fbl-sine": "#DFC27D",
     "fbl-cosine": "#80CDC1",
     "fbl-linear-decrease": "#35978F",
+    "gcl": "#C51B7D",
+    "gcl-no-retraining": "#7A0177",
 }
 METHOD_NAMES = {
     "ce": "cross-entropy",
@@ -80,4 +82,6 @@ METHOD_NAMES = {
     "fbl-sine": "FBL, sine increase",
     "fbl-cosine": "FBL, cosine increase",
     "fbl-linear-decrease": "FBL, linear decrease",
+    "gcl": "GCL",
+    "gcl-no-retraining": "GCL, first stage",
 }

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from ltnotes import check
 from ltnotes.exercises.engine import Exercise, Mistake, find_mistake
-from ltnotes.methods import cam_fusion
+from ltnotes.methods import cam_fusion, gcl
 from ltnotes.methods.fbl import FeatureBalancedLoss
 from ltnotes.methods.hallucination import hallucinate
 from ltnotes.methods.kps import KPSLoss
@@ -206,6 +206,29 @@ def pull_by_autograd(logits, targets, features, counts, chi):
     return -(gradient * F.normalize(features)).sum(1)
 
 
+def clouded_in_loops(cosines, noise, counts, scale):
+    largest, smallest = max(counts), min(counts)
+    span = math.log(largest / smallest) or 1.0
+    sizes = [math.log(largest / n) / span for n in counts]
+    return [
+        [scale * (z - d * min(abs(e), 1.0)) for z, e, d in zip(*row, sizes, strict=True)]
+        for row in zip(cosines.tolist(), noise.tolist(), strict=True)
+    ]
+
+
+def clouded_from_the_loss(cosines, noise, counts, scale):
+    """With the sizes that the package's loss keeps."""
+    off = gcl.GCLLoss(counts, scale=scale).cloud * noise.abs().clamp(max=1)
+    return scale * cosines - scale * off
+
+
+def cben_in_loops(counts, a, b):
+    span = math.log(max(counts) / min(counts)) or 1.0
+    betas = [a + b * math.log(max(counts) / n) / span for n in counts]
+    weights = [n * (1 - beta) / (1 - beta**n) for n, beta in zip(counts, betas, strict=True)]
+    return [weight / sum(weights) for weight in weights]
+
+
 RIGHT = {
     "macro_f1": [macro_f1_in_loops],
     "balanced_accuracy": [
@@ -235,6 +258,8 @@ RIGHT = {
     "most_confusing": [cam_fusion.most_confusing, confusing_in_loops],
     "kps_margins": [margins_in_loops, lambda counts, n_base, max_margin: KPSLoss(counts, n_base, max_margin).margin],
     "kps_loss": [kps_in_loops],
+    "clouded_logits": [clouded_in_loops, clouded_from_the_loss],
+    "cben": [cben_in_loops],
 }
 
 
