@@ -68,7 +68,8 @@ class Run:
 
     def model(self) -> nn.Module:
         """The trained network on the CPU, in evaluation mode."""
-        network = training.build_model(replace(self.recipe, pretrained=False), self.counts)
+        channels = self.record["data"].get("channels", 3)
+        network = training.build_model(replace(self.recipe, pretrained=False), self.counts, channels)
         for stage in self.recipe.stages:
             training.replace_head(network, stage, self.counts)
         network.load_state_dict(self.weights())

@@ -68,11 +68,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def read_prepared(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Manifest and arrays of a prepared folder, by file name, memory-mapped and copied once.
+    """Manifest and arrays of a prepared folder, by file name; features stay memory-mapped.
 
     Raises:
-        DamagedFileError: as :func:`read_manifest`, or arrays that are no images uint8
-            ``[N, H, W, 3]`` and class ids int64 ``[N]``.
+        DamagedFileError: as :func:`read_manifest`, or arrays that are neither images uint8
+            ``[N, H, W, 3]`` nor features float32 ``[N, 1, 1, D]``, with class ids int64 ``[N]``.
     """
     manifest = read_manifest(folder)
     arrays = {name: _load(folder / name) for name in manifest["files"]}
@@ -84,14 +84,17 @@ def read_prepared(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 def _load(path: Path) -> np.ndarray:
     try:
-        return np.array(np.load(path, mmap_mode="r"))
+        array = np.load(path, mmap_mode="c")
+        return array if array.dtype == np.float32 else np.array(array)
     except UNREADABLE as error:  # Python objects, or no array at all
         raise DamagedFileError(f"{path} can't be read ({first_line(error)}); {_again(path.parent)}") from None
 
 
 def _check_split(folder: Path, split: str, arrays: dict[str, np.ndarray], classes: int) -> None:
     images, labels = (arrays[f"{split}_{kind}.npy"] for kind in ("images", "labels"))
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
+    pixels = images.dtype == np.uint8 and images.ndim == 4 and images.shape[3] == 3
+    features = images.dtype == np.float32 and images.ndim == 4 and images.shape[1:3] == (1, 1)
+    if not (pixels or features):
         said = f"holds {images.dtype} {list(images.shape)}, allowed is uint8 [N, H, W, 3]"
         raise DamagedFileError(f"{folder}/{split}_images.npy {said}; {_again(folder)}")
     fits = labels.dtype == np.int64 and labels.shape == images.shape[:1]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import Any
 
-from ltnotes import data
+from ltnotes import data, features, models
 from ltnotes.catalogue import RECIPES, Entry
 from ltnotes.catalogue.builders import Setting
 from ltnotes.data import DEFAULT_IMBALANCE
@@ -15,7 +15,7 @@ from ltnotes.options import choice
 from ltnotes.protocols import LARGE, PROTOCOLS, protocol_for
 from ltnotes.stages import Recipe, Stage
 
-SCALES = ("tiny", "lite", "full")
+SCALES = ("tiny", "lite", "full", "frozen")
 
 
 def names() -> list[str]:
@@ -55,7 +55,8 @@ def get(
         dataset: as in :func:`ltnotes.data.load`.
         imbalance: ratio of the largest to the smallest class.
         scale: "full" is the paper's training; "lite" has the same shape in about a
-            hundredth of the time on a CPU; "tiny" only shows that everything runs.
+            hundredth of the time on a CPU; "tiny" only shows that everything runs; "frozen"
+            trains heads on frozen features, see :mod:`ltnotes.features`.
         protocol: whose epochs, batches, rates and network: "kps", "fbl", "gcl", "blt" or
             "fsa"; the method's own paper if not given. A baseline gets the same training
             as a method by having its protocol.
@@ -109,6 +110,8 @@ def _build(name: str, dataset: str, imbalance: float, protocol: str) -> Recipe:
 FULL_EPOCHS = 200.0  # what a training that only counts steps is scaled like
 LITE_EPOCHS = 36.0
 LITE_BATCH = 64
+FROZEN_EPOCHS = 20.0
+FROZEN_BATCH = 64
 TINY_STEPS = 30
 TINY_BATCH = 32
 
@@ -155,4 +158,23 @@ def _tiny(recipe: Recipe) -> Recipe:
     return _small(recipe, "resnet8", [shorten(stage) for stage in recipe.stages])
 
 
-SCALING: dict[str, Callable[[Recipe], Recipe]] = {"tiny": _tiny, "lite": _lite, "full": _full}
+def _frozen(recipe: Recipe) -> Recipe:
+    """The head alone, on frozen features of a pretrained network.
+
+    Raises:
+        ValueError: a method that changes images or feature maps.
+    """
+    total = sum(stage.epochs or 0 for stage in recipe.stages if stage.trains == "all")
+    share = FROZEN_EPOCHS / (total or FULL_EPOCHS)
+
+    def shorten(stage: Stage) -> Stage:
+        if stage.transform is not None and not stage.transform.resolve().on_features:
+            raise ValueError(f"scale: got 'frozen' for {recipe.name!r}, allowed is a method without {stage.transform}")
+        epochs = None if stage.epochs is None else share * stage.epochs
+        steps = stage.steps if not stage.steps else max(1, round(share * stage.steps))
+        return replace(stage, epochs=epochs, steps=steps, batch_size=FROZEN_BATCH, decay=0.1)
+
+    return _small(recipe, models.FROZEN + features.DEFAULT, [shorten(stage) for stage in recipe.stages])
+
+
+SCALING: dict[str, Callable[[Recipe], Recipe]] = {"tiny": _tiny, "lite": _lite, "full": _full, "frozen": _frozen}
