@@ -69,7 +69,7 @@ def add_setting(command: argparse.ArgumentParser, scale: str) -> None:
     """The options that choose a recipe's data and size."""
     command.add_argument("--dataset", default="cifar10-lt")
     command.add_argument("--imbalance", type=float, default=float(data.DEFAULT_IMBALANCE))
-    command.add_argument("--scale", default=scale, help=f"{', '.join(recipes.SCALES)} (default: %(default)s)")
+    command.add_argument("--scale", default=scale, help=f"{', '.join(recipes.SCALING)} (default: %(default)s)")
     command.add_argument("--protocol", help=f"whose training: {', '.join(PROTOCOLS)} (default: the method's paper's)")
     command.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="such as epochs=30")
 

@@ -15,7 +15,7 @@ from ltnotes.options import choice
 from ltnotes.protocols import LARGE, PROTOCOLS, protocol_for
 from ltnotes.stages import Recipe, Stage
 
-SCALES = ("tiny", "lite", "full", "frozen")
+SCALES = ("tiny", "lite", "full")  # of chapters
 
 
 def names() -> list[str]:
@@ -67,7 +67,7 @@ def get(
         ValueError: an unknown name, scale, protocol or field, or a value that is not allowed.
     """
     entry = _known(name)
-    choice("scale", scale, SCALES)
+    choice("scale", scale, SCALING)
     if protocol is not None:
         choice("protocol", protocol, PROTOCOLS)
     of_recipe = {f.name for f in fields(Recipe)} - {"stages"}
