@@ -19,7 +19,7 @@ from ltnotes.counts import check_counts, exponential_counts
 from ltnotes.devices import choose_device
 from ltnotes.files import DamagedFileError, user_path
 from ltnotes.options import number, whole
-from ltnotes.prepared import MANIFEST, SPLITS, read_prepared
+from ltnotes.prepared import MANIFEST, SPLITS, read_manifest, read_prepared
 
 NAMES = ("digits-lt", "cifar10-lt", "cifar100-lt")
 DEFAULT_IMBALANCE = 100
@@ -171,6 +171,36 @@ def load(
     if validation:
         data = with_validation(data, validation)
     return data.to(choose_device(device)) if device is not None else data
+
+
+def from_folder(
+    folder: str | Path, size: int = 128, test_share: float = 0.2, seed: int = 0, root: str | Path | None = None
+) -> LongTailData:
+    """A folder of your own images, ``<class>/*`` or ``train/<class>/*`` and ``test/<class>/*``.
+
+    It is prepared on the way, and read again only if a file in it has changed. Its path then
+    names it for recipes: ``recipes.get("logit-adjustment", str(path), scale="frozen")``, where
+    ``path`` is ``<root>/<folder's name>-<size>px-seed<seed>``.
+
+    Args:
+        size: pixels that images are brought to.
+        test_share: of each class, where the folder has no splits; a class of a single image has none.
+        seed: of that draw.
+        root: where prepared data sets lie; as in :func:`load`.
+
+    Raises:
+        ValueError: no such folder, fewer than two classes, a class without training images,
+            or an option out of range.
+    """
+    from ltnotes import folders  # which needs much of this module
+
+    where = user_path(root) if root is not None else data_root()
+    return read_folder(folders.from_folder(user_path(folder), size, test_share, seed, where))
+
+
+def own_imbalance(name: str) -> float:
+    """The ratio that a prepared folder has; for any other name ``DEFAULT_IMBALANCE``."""
+    return read_manifest(user_path(name))["imbalance"] if is_prepared(name) else DEFAULT_IMBALANCE
 
 
 def is_prepared(name: str) -> bool:

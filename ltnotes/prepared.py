@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
+import shutil
+import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from ltnotes.files import UNREADABLE, DamagedFileError, file_hash, first_line, read_json, write_json
 
 SPLITS = ("train", "test", "validation")
 MANIFEST = "manifest.json"
+SCRATCH, LOCK = ".scratch", ".lock"
+SECONDS_TO_LOCK = 60  # a new scratch folder has its lock long before
 
 
 def fingerprint(arrays: dict[str, np.ndarray]) -> str:
@@ -44,6 +52,34 @@ def write_prepared(folder: Path, arrays: dict[str, np.ndarray], manifest: dict[s
         np.save(folder / name, array)
         files[name] = {"bytes": (folder / name).stat().st_size, "sha256": file_hash(folder / name)}
     write_json({**manifest, "files": files}, folder / MANIFEST)
+
+
+def replace_prepared(target: Path, arrays: dict[str, np.ndarray], manifest: dict[str, Any]) -> None:
+    """Write a prepared folder whole or not at all, in the place of an older one."""
+    with (
+        tempfile.TemporaryDirectory(prefix=f".{target.name}-", suffix=SCRATCH, dir=target.parent) as scratch,
+        FileLock(Path(scratch) / LOCK),
+    ):
+        fresh, old = Path(scratch) / "fresh", Path(scratch) / "old"
+        write_prepared(fresh, arrays, manifest)
+        if target.exists():
+            os.replace(target, old)
+        try:
+            os.replace(fresh, target)
+        except OSError:
+            if old.exists():
+                os.replace(old, target)
+            raise
+
+
+def remove_litter(root: Path) -> None:
+    """Remove what killed preparations left: old scratch folders that no living process holds the lock of."""
+    for scratch in root.glob(f".*-imbalance*-seed*{SCRATCH}"):
+        with contextlib.suppress(Timeout, OSError):  # another process may be faster
+            old = time.time() - scratch.stat().st_mtime > SECONDS_TO_LOCK
+            if old and {path.name for path in scratch.iterdir()} <= {"fresh", "old", LOCK}:
+                with FileLock(scratch / LOCK, timeout=0):
+                    shutil.rmtree(scratch)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

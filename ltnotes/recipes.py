@@ -10,7 +10,6 @@ from typing import Any
 from ltnotes import data, features, models
 from ltnotes.catalogue import RECIPES, Entry
 from ltnotes.catalogue.builders import Setting
-from ltnotes.data import DEFAULT_IMBALANCE
 from ltnotes.options import choice
 from ltnotes.protocols import LARGE, PROTOCOLS, protocol_for
 from ltnotes.stages import Recipe, Stage
@@ -43,7 +42,7 @@ def _known(name: str) -> Entry:
 def get(
     name: str,
     dataset: str = "cifar10-lt",
-    imbalance: float = DEFAULT_IMBALANCE,
+    imbalance: float | None = None,
     scale: str = "full",
     protocol: str | None = None,
     **changes: Any,
@@ -53,7 +52,8 @@ def get(
     Args:
         name: one of :func:`names`.
         dataset: as in :func:`ltnotes.data.load`.
-        imbalance: ratio of the largest to the smallest class.
+        imbalance: ratio of the largest to the smallest class; if not given, a prepared folder's
+            own, and 100 of all other data sets.
         scale: "full" is the paper's training; "lite" has the same shape in about a
             hundredth of the time on a CPU; "tiny" only shows that everything runs; "frozen"
             trains heads on frozen features, see :mod:`ltnotes.features`.
@@ -75,6 +75,7 @@ def get(
     if unknown := sorted(set(changes) - of_recipe - of_stage):
         raise ValueError(f"{unknown[0]}: no such field, allowed are {', '.join(sorted(of_recipe | of_stage))}")
     check_dataset(dataset)
+    imbalance = data.own_imbalance(dataset) if imbalance is None else imbalance
     recipe = SCALING[scale](_build(name, dataset, imbalance, protocol or entry.protocol))
     stage_changes = {key: value for key, value in changes.items() if key in of_stage and key not in of_recipe}
     if "steps" in stage_changes:
