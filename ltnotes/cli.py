@@ -1,4 +1,4 @@
-"""The command line: ``ltnotes chapters``, ``run``, ``recipes``, ``diagnose`` and ``ledger``."""
+"""The command line: ``ltnotes chapters``, ``run``, ``recipes``, ``diagnose``, ``report`` and ``ledger``."""
 
 from __future__ import annotations
 
@@ -48,6 +48,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     diagnosis.add_argument("--test-share", type=float, default=0.2, help="of each class, if unsplit (default: 0.2)")
     diagnosis.add_argument("--seed", type=int, default=0, help="of the draw of test images (default: 0)")
     diagnosis.add_argument("--out", type=user_path, help="where prepared sets go (default: LTNOTES_DATA, or ./data)")
+
+    reporting = commands.add_parser("report", help="write one HTML page on a finished run")
+    reporting.add_argument("run", type=user_path, metavar="RUN", help="its folder, which 'ltnotes run' names")
+    reporting.add_argument("--out", type=user_path, help="the page (default: report.html in that folder)")
 
     ledger = commands.add_parser("ledger", help="train the full-scale runs that the book quotes, most worth first")
     ledger.add_argument("--status", action="store_true", help="say what is done, running and to do, and train nothing")
@@ -134,6 +138,13 @@ def run_diagnosis(options: argparse.Namespace) -> None:
 
     for line in diagnose(options.folder, options.size, options.test_share, options.seed, options.out).lines():
         print(line)
+
+
+def run_report(options: argparse.Namespace) -> None:
+    from ltnotes.finished import open_run
+    from ltnotes.report import report
+
+    print(report(open_run(options.run), options.out or options.run / "report.html"))
 
 
 def run_ledger(options: argparse.Namespace, arguments: list[str]) -> int:
@@ -223,6 +234,8 @@ def main(arguments: list[str] | None = None) -> int:
             run_recipe(options)
         elif options.command == "diagnose":
             run_diagnosis(options)
+        elif options.command == "report":
+            run_report(options)
         elif options.names:
             for recipe in [chosen_recipe(name, options) for name in options.names]:  # all of them before the first
                 show_recipe(recipe)

@@ -32,6 +32,7 @@ class Diagnosis:
         notes: what is unusual, and what can't be used, each with the files where it is so.
         copies: groups of files that hold the same or nearly the same image.
         leaks: those of them that lie in training and in test.
+        contradictions: those of them that lie in more than one class.
         prepared: where the images lie as a prepared data set, for recipes.
     """
 
@@ -42,6 +43,7 @@ class Diagnosis:
     notes: dict[str, tuple[str, ...]]
     copies: tuple[tuple[str, ...], ...]
     leaks: tuple[tuple[str, ...], ...]
+    contradictions: tuple[tuple[str, ...], ...]
     ignored: tuple[str, ...]
     split_by_folder: bool
     prepared: Path
@@ -60,12 +62,13 @@ class Diagnosis:
             yield "the folder has no train/ and test/: test images were drawn from each class"
         for title, files in self.notes.items():
             yield _finding(f"{len(files)} x {title}", files)
-        for group in self.copies[:SHOWN]:
-            yield f"the same or nearly: {', '.join(group[:SHOWN])}"
-        if len(self.copies) > SHOWN:
-            yield f"... and {len(self.copies) - SHOWN} more groups of copies"
-        if self.leaks:
-            yield f"{len(self.leaks)} of these groups lie in train/ and in test/: what is measured on them is too good"
+        for title, groups in (
+            ("one image under several classes", self.contradictions),
+            ("one image in train/ and in test/, so that what is measured is too good", self.leaks),
+            ("one image several times, or nearly the same", self.copies),
+        ):
+            if groups:
+                yield _finding(f"{len(groups)} x {title}", [" = ".join(group[:SHOWN]) for group in groups])
         if self.ignored:
             yield _finding(f"{len(self.ignored)} x left out", self.ignored)
         recipe, reason = recommend(self.counts, self.tests)
@@ -138,17 +141,21 @@ def diagnose(
     test = folders.split(found, groups, test_share, seed)
     prepared = folders.prepare(found, test, made_by, where)
     classes, labels = len(found.class_names), found.labels
-    copies = _copies(found, groups)
+    copies = _copies(groups)
+    of_kind = {
+        "copies": copies,
+        "leaks": [group for group in copies if len(set(test[group])) > 1],
+        "contradictions": [group for group in copies if len(set(labels[group])) > 1],
+    }
     return Diagnosis(
         path,
         tuple(found.class_names),
         *(tuple(np.bincount(labels[part], minlength=classes).tolist()) for part in (~test, test)),
         _notes(found),
-        tuple(tuple(found.usable[i].path for i in group) for group in copies),
-        tuple(tuple(found.usable[i].path for i in group) for group in copies if len(set(test[group])) > 1),
-        found.ignored,
-        found.usable[0].split is not None,
-        prepared,
+        ignored=found.ignored,
+        split_by_folder=found.usable[0].split is not None,
+        prepared=prepared,
+        **{kind: tuple(tuple(found.usable[i].path for i in group) for group in of) for kind, of in of_kind.items()},
     )
 
 
@@ -160,7 +167,7 @@ def _notes(found: Scan) -> dict[str, tuple[str, ...]]:
     return {note: tuple(files) for note, files in sorted(notes.items())}
 
 
-def _copies(found: Scan, groups: np.ndarray) -> list[list[int]]:
+def _copies(groups: np.ndarray) -> list[list[int]]:
     order = np.argsort(groups, kind="stable")
     borders = np.flatnonzero(np.diff(groups[order])) + 1
     return [group.tolist() for group in np.split(order, borders) if len(group) > 1]

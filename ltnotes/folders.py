@@ -26,7 +26,7 @@ from ltnotes.prepared import MANIFEST, fingerprint, read_manifest, replace_prepa
 
 TRAIN, TEST = ("train", "training"), ("test", "testing", "val", "valid", "validation")
 LARGEST_FILE = 256 << 20  # bytes
-LARGEST_IMAGE = 200_000_000  # pixels
+LARGEST_IMAGE = 150_000_000  # pixels
 ALIKE = 0.99  # correlation of two thumbnails from which on images count as near-duplicates
 THUMBNAIL = 16  # pixels
 MOST_COMPARED = 50_000  # images: comparing all pairs grows with the square
@@ -164,8 +164,11 @@ def _read(folder: Path, file: ImageFile, size: int) -> tuple[ImageFile, np.ndarr
                 return with_(trouble=f"huge: {width}x{height} pixels"), None
             notes = tuple(_notes(image, path))
             pixels = _fit(image, size)
+    except Image.DecompressionBombError as error:
+        return with_(trouble=f"huge: {first_line(error)}"), None
     except Exception as error:  # damaged bytes make decoders raise anything
-        return with_(trouble=f"unreadable: {first_line(error)}"), None
+        said = first_line(error).replace(f"{folder}/", "")
+        return with_(trouble=f"unreadable: {said}"), None
     return with_(notes=notes, digest=hashlib.sha256(pixels.tobytes()).hexdigest()), pixels
 
 
