@@ -68,14 +68,19 @@ def load(name: str = DEFAULT) -> Network:
         ImportError: the packages of a network are not installed.
         RuntimeError: weights that could not be downloaded.
     """
+    _check_name(name)
     if name == DEFAULT:
         return _efficientnet_lite0()
     if name.startswith(TIMM):
         return _of_timm(name.removeprefix(TIMM))
-    known = [DEFAULT, *(b for b in models.BACKBONES if b not in models.WITHOUT_WEIGHTS), f"{TIMM}NAME"]
-    require(name in known[1:-1], "network", name, f"one of {', '.join(known)}")
     body = models.pretrained_backbone(name)
     return Network(lambda images: body(images).mean((2, 3)), body)
+
+
+def _check_name(name: str) -> None:
+    known = [DEFAULT, *(b for b in models.BACKBONES if b not in models.WITHOUT_WEIGHTS)]
+    of_timm = name.startswith(TIMM) and name != TIMM
+    require(of_timm or name in known, "network", name, f"one of {', '.join(known)}, {TIMM}NAME")
 
 
 def _efficientnet_lite0() -> Network:
@@ -133,6 +138,7 @@ def extract(
         ValueError: data that are features already, a size below 32, or as :func:`load`.
         DamagedFileError: kept features that are truncated or altered.
     """
+    _check_name(network)
     require(data.channels == 3, "data", f"{data.channels} channels", "images, of 3 channels")
     size = None if size is None else whole("size", size, least=32)
     where = data_root() / "features" if root is None else Path(root)
