@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
-import shutil
-import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from data_prep.sources import Pool, PrepareError
 from ltnotes import data
 from ltnotes.counts import exponential_counts
 from ltnotes.files import DamagedFileError, disk_reason
-from ltnotes.prepared import fingerprint, is_ours, read_manifest, write_prepared
+from ltnotes.prepared import fingerprint, is_ours, read_manifest, remove_litter, replace_prepared
 
 # The constants that the literature normalises CIFAR with, whatever the split.
 CIFAR10_STATISTICS = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
 CIFAR100_STATISTICS = ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761))
-
-SCRATCH, LOCK = ".scratch", ".lock"
-SECONDS_TO_LOCK = 60  # a new scratch folder has its lock long before
 
 
 @dataclass(frozen=True)
@@ -58,13 +49,13 @@ def prepare(pool: Pool, request: Request, root: Path) -> tuple[Path, bool]:
     """
     arrays, manifest = _draw(pool, request)
     target = root / request.folder_name
-    _remove_litter(root)
+    remove_litter(root)
     if _holds(target, manifest):
         return target, False
     _check_is_ours(target)
     try:
         root.mkdir(parents=True, exist_ok=True)
-        _replace(target, arrays, manifest)
+        replace_prepared(target, arrays, manifest)
     except OSError as error:
         if _holds(target, manifest):  # another process prepared the same meanwhile
             return target, False
@@ -82,23 +73,6 @@ def _check_is_ours(target: Path) -> None:
         raise PrepareError(
             f"{target} holds {foreign[0]!r}, which no preparation wrote; move it away, or choose another --out"
         )
-
-
-def _replace(target: Path, arrays: dict[str, np.ndarray], manifest: dict) -> None:
-    with (
-        tempfile.TemporaryDirectory(prefix=f".{target.name}-", suffix=SCRATCH, dir=target.parent) as scratch,
-        FileLock(Path(scratch) / LOCK),
-    ):
-        fresh, old = Path(scratch) / "fresh", Path(scratch) / "old"
-        write_prepared(fresh, arrays, manifest)
-        if target.exists():
-            os.replace(target, old)
-        try:
-            os.replace(fresh, target)
-        except OSError:
-            if old.exists():
-                os.replace(old, target)
-            raise
 
 
 def _draw(pool: Pool, request: Request) -> tuple[dict[str, np.ndarray], dict]:
@@ -143,16 +117,6 @@ def _draw(pool: Pool, request: Request) -> tuple[dict[str, np.ndarray], dict]:
         "fingerprint": fingerprint(arrays),
     }
     return arrays, manifest
-
-
-def _remove_litter(root: Path) -> None:
-    """Remove what killed preparations left: old scratch folders that no living process holds the lock of."""
-    for scratch in root.glob(f".*-imbalance*-seed*{SCRATCH}"):
-        with contextlib.suppress(Timeout, OSError):  # another process may be faster
-            old = time.time() - scratch.stat().st_mtime > SECONDS_TO_LOCK
-            if old and {path.name for path in scratch.iterdir()} <= {"fresh", "old", LOCK}:
-                with FileLock(scratch / LOCK, timeout=0):
-                    shutil.rmtree(scratch)
 
 
 def _holds(target: Path, manifest: dict) -> bool:

@@ -64,8 +64,9 @@ class Augmenter:
         padded = F.pad(images, (0, 0, self.pad, self.pad, self.pad, self.pad))
         pixels = torch.cat([padded, padded.flip(2)]) if self.flip else padded
         # Window k holds the pixels k to k + size - 1. Windows overlap: they are views of one memory.
-        self.windows = pixels.as_strided((pixels.numel() // 3 - self.size + 1, 3 * self.size), (3, 1))
-        self.normalize = Normalizer(data.mean, data.std, images.device)
+        shape = pixels.numel() // data.channels - self.size + 1, data.channels * self.size
+        self.windows = pixels.as_strided(shape, (data.channels, 1))
+        self.normalize = Normalizer(data.mean, data.std, images.device, data.white)
 
     def __call__(self, indices: Tensor) -> Tensor:
         """Augmented float images ``[B, 3, H, W]``, channels_last, for training indices ``[B]``."""
@@ -83,20 +84,22 @@ class Augmenter:
         side = self.size + 2 * self.pad
         rows = top + torch.arange(self.size, device=device)
         windows = (images * side + rows) * side + left
-        return self.windows.index_select(0, windows.view(-1)).view(batch, self.size, self.size, 3)
+        return self.windows.index_select(0, windows.view(-1)).view(batch, self.size, self.size, -1)
 
 
 class Normalizer:
-    """uint8 ``[B, H, W, 3]`` to float ``[B, 3, H, W]``, per channel ``(x / 255 - mean) / std``, channels_last."""
+    """``[B, H, W, C]`` to float ``[B, C, H, W]``, per channel ``(x / white - mean) / std``, channels_last."""
 
-    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device | str):
-        deviation = 255 * torch.tensor(std, dtype=torch.float64)
+    def __init__(
+        self, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device | str, white: float = 255.0
+    ):
+        deviation = white * torch.tensor(std, dtype=torch.float64)
         self.scale = (1 / deviation).float().to(device)
-        self.shift = (-255 * torch.tensor(mean, dtype=torch.float64) / deviation).float().to(device)
+        self.shift = (-white * torch.tensor(mean, dtype=torch.float64) / deviation).float().to(device)
 
     def __call__(self, images: Tensor) -> Tensor:
-        batch, height, width = images.shape[:3]
+        batch, height, width, channels = images.shape
         # Whole image rows at a time: broadcasting over rows of 3 numbers is five times slower on a CPU.
-        rows = images.reshape(batch * height, width * 3).float()
+        rows = images.reshape(batch * height, width * channels).float()
         normalized = torch.addcmul(self.shift.repeat(width), rows, self.scale.repeat(width))
-        return normalized.view(batch, height, width, 3).permute(0, 3, 1, 2)
+        return normalized.view(batch, height, width, channels).permute(0, 3, 1, 2)

@@ -1,4 +1,4 @@
-"""The command line: ``ltnotes chapters``, ``ltnotes run``, ``ltnotes recipes``, ``ltnotes ledger``."""
+"""The command line: ``ltnotes chapters``, ``run``, ``recipes``, ``diagnose``, ``report`` and ``ledger``."""
 
 from __future__ import annotations
 
@@ -42,6 +42,17 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     listing.add_argument("names", nargs="*", metavar="RECIPE", help="show these in full (default: list all)")
     add_setting(listing, scale="full")
 
+    diagnosis = commands.add_parser("diagnose", help="say what a folder of your own images holds, and prepare it")
+    diagnosis.add_argument("folder", type=user_path, help="class folders, or train/ and test/ with class folders")
+    diagnosis.add_argument("--size", type=int, default=128, help="pixels that images are brought to (default: 128)")
+    diagnosis.add_argument("--test-share", type=float, default=0.2, help="of each class, if unsplit (default: 0.2)")
+    diagnosis.add_argument("--seed", type=int, default=0, help="of the draw of test images (default: 0)")
+    diagnosis.add_argument("--out", type=user_path, help="where prepared sets go (default: LTNOTES_DATA, or ./data)")
+
+    reporting = commands.add_parser("report", help="write one HTML page on a finished run")
+    reporting.add_argument("run", type=user_path, metavar="RUN", help="its folder, which 'ltnotes run' names")
+    reporting.add_argument("--out", type=user_path, help="the page (default: report.html in that folder)")
+
     ledger = commands.add_parser("ledger", help="train the full-scale runs that the book quotes, most worth first")
     ledger.add_argument("--status", action="store_true", help="say what is done, running and to do, and train nothing")
     ledger.add_argument("--only", nargs="+", default=[], metavar="RECIPE", help="these alone (default: the whole plan)")
@@ -68,8 +79,9 @@ SETTING = ("dataset", "imbalance", "scale", "protocol")
 def add_setting(command: argparse.ArgumentParser, scale: str) -> None:
     """The options that choose a recipe's data and size."""
     command.add_argument("--dataset", default="cifar10-lt")
-    command.add_argument("--imbalance", type=float, default=float(data.DEFAULT_IMBALANCE))
-    command.add_argument("--scale", default=scale, help=f"{', '.join(recipes.SCALES)} (default: %(default)s)")
+    own = "largest over smallest class (default: 100, or the folder's own)"
+    command.add_argument("--imbalance", type=float, help=own)
+    command.add_argument("--scale", default=scale, help=f"{', '.join(recipes.SCALING)} (default: %(default)s)")
     command.add_argument("--protocol", help=f"whose training: {', '.join(PROTOCOLS)} (default: the method's paper's)")
     command.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="such as epochs=30")
 
@@ -119,6 +131,20 @@ def run_recipe(options: argparse.Namespace) -> None:
         made_on = run.record["environment"]
         where = f"on {made_on['device']}, in {made_on['precision']}"
         print(f"  trained in {run.seconds:.0f} s {where}; {run.checkpoint.parent}")
+
+
+def run_diagnosis(options: argparse.Namespace) -> None:
+    from ltnotes.diagnose import diagnose
+
+    for line in diagnose(options.folder, options.size, options.test_share, options.seed, options.out).lines():
+        print(line)
+
+
+def run_report(options: argparse.Namespace) -> None:
+    from ltnotes.finished import open_run
+    from ltnotes.report import report
+
+    print(report(open_run(options.run), options.out or options.run / "report.html"))
 
 
 def run_ledger(options: argparse.Namespace, arguments: list[str]) -> int:
@@ -206,6 +232,10 @@ def main(arguments: list[str] | None = None) -> int:
             run_chapters(options)
         elif options.command == "run":
             run_recipe(options)
+        elif options.command == "diagnose":
+            run_diagnosis(options)
+        elif options.command == "report":
+            run_report(options)
         elif options.names:
             for recipe in [chosen_recipe(name, options) for name in options.names]:  # all of them before the first
                 show_recipe(recipe)

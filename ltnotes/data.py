@@ -19,7 +19,7 @@ from ltnotes.counts import check_counts, exponential_counts
 from ltnotes.devices import choose_device
 from ltnotes.files import DamagedFileError, user_path
 from ltnotes.options import number, whole
-from ltnotes.prepared import MANIFEST, SPLITS, read_prepared
+from ltnotes.prepared import MANIFEST, SPLITS, read_manifest, read_prepared
 
 NAMES = ("digits-lt", "cifar10-lt", "cifar100-lt")
 DEFAULT_IMBALANCE = 100
@@ -46,7 +46,7 @@ def data_root() -> Path:
 
 @dataclass(frozen=True)
 class Split:
-    """Images uint8 ``[N, H, W, 3]`` and class ids int64 ``[N]``."""
+    """Images uint8 ``[N, H, W, 3]``, or features float32 ``[N, 1, 1, D]``, and class ids int64 ``[N]``."""
 
     images: Tensor
     labels: Tensor
@@ -66,7 +66,7 @@ class LongTailData:
     """A long-tailed training set, a balanced test set and, if asked for, held-out validation images.
 
     Args:
-        mean, std: per channel, of images scaled to [0, 1].
+        mean, std: per channel, of images scaled to [0, 1]; of features as they are.
         pad, flip: the training augmentation that suits these images: pixels of random
             shift, and whether a mirror image still shows the same class.
         fingerprint: hash of the chosen images; two sets with the same one are the same data.
@@ -98,6 +98,16 @@ class LongTailData:
     def held_out(self) -> int:
         """Validation images of each class."""
         return 0 if self.validation is None else len(self.validation) // self.num_classes
+
+    @property
+    def channels(self) -> int:
+        """3 of images, D of features."""
+        return self.train.images.shape[-1]
+
+    @property
+    def white(self) -> float:
+        """What a 1 of ``mean`` and ``std`` is in the images: 255, and 1 in features."""
+        return 255.0 if self.train.images.dtype == torch.uint8 else 1.0
 
     def to(self, device: torch.device | str) -> LongTailData:
         validation = None if self.validation is None else self.validation.to(device)
@@ -137,7 +147,7 @@ def load(
     if name == "digits-lt":
         data = digits(DEFAULT_IMBALANCE if imbalance is None else imbalance, seed)
     elif is_folder:
-        data = _read(user_path(name))
+        data = read_folder(user_path(name))
         if imbalance is not None and imbalance != data.imbalance:
             raise ValueError(f"imbalance: got {imbalance}, but {name} was prepared with {data.imbalance}")
         if seed not in (0, data.seed):
@@ -154,13 +164,43 @@ def load(
                 f" 'python -m data_prep {name.removesuffix('-lt')} --imbalance {_digits(imbalance)} --seed {seed}',"
                 " or use dataset 'digits-lt', which needs no preparation"
             )
-        data = _read(folder)
+        data = read_folder(folder)
         there = prepared_name(data.name, data.imbalance, data.seed, data.held_out)
         if there != folder.name:
             raise DamagedFileError(f"{folder} holds {there}; give it back its name")
     if validation:
         data = with_validation(data, validation)
     return data.to(choose_device(device)) if device is not None else data
+
+
+def from_folder(
+    folder: str | Path, size: int = 128, test_share: float = 0.2, seed: int = 0, root: str | Path | None = None
+) -> LongTailData:
+    """A folder of your own images, ``<class>/*`` or ``train/<class>/*`` and ``test/<class>/*``.
+
+    It is prepared on the way, and read again only if a file in it has changed. Its path then
+    names it for recipes: ``recipes.get("logit-adjustment", str(path), scale="frozen")``, where
+    ``path`` is ``<root>/<folder's name>-<size>px-seed<seed>``.
+
+    Args:
+        size: pixels that images are brought to.
+        test_share: of each class, where the folder has no splits; a class of a single image has none.
+        seed: of that draw.
+        root: where prepared data sets lie; as in :func:`load`.
+
+    Raises:
+        ValueError: no such folder, fewer than two classes, a class without training images,
+            or an option out of range.
+    """
+    from ltnotes import folders  # which needs much of this module
+
+    where = user_path(root) if root is not None else data_root()
+    return read_folder(folders.from_folder(user_path(folder), size, test_share, seed, where))
+
+
+def own_imbalance(name: str) -> float:
+    """The ratio that a prepared folder has; for any other name ``DEFAULT_IMBALANCE``."""
+    return read_manifest(user_path(name))["imbalance"] if is_prepared(name) else DEFAULT_IMBALANCE
 
 
 def is_prepared(name: str) -> bool:
@@ -182,7 +222,8 @@ def _digits(ratio: float) -> str:
     return str(float(ratio)).removesuffix(".0")
 
 
-def _read(folder: Path) -> LongTailData:
+def read_folder(folder: Path) -> LongTailData:
+    """A prepared folder, or features; errors as in :func:`load`."""
     manifest, arrays = read_prepared(folder)
     splits = {
         name: Split(*(torch.from_numpy(arrays[f"{name}_{kind}.npy"]) for kind in ("images", "labels")))

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ltnotes import training
-from ltnotes.files import DamagedFileError, file_hash, read_json, read_logits, read_tensors
-from ltnotes.stages import Recipe
+from ltnotes.files import DamagedFileError, file_hash, first_line, read_json, read_logits, read_tensors
+from ltnotes.stages import Recipe, recipe_from_record
 
 AGAIN = "delete the folder to train it anew"
 FILES = ("checkpoint.pt", "logits.npz", "run.json")  # in the order of writing
@@ -68,7 +68,8 @@ class Run:
 
     def model(self) -> nn.Module:
         """The trained network on the CPU, in evaluation mode."""
-        network = training.build_model(replace(self.recipe, pretrained=False), self.counts)
+        channels = self.record["data"].get("channels", 3)
+        network = training.build_model(replace(self.recipe, pretrained=False), self.counts, channels)
         for stage in self.recipe.stages:
             training.replace_head(network, stage, self.counts)
         network.load_state_dict(self.weights())
@@ -77,6 +78,20 @@ class Run:
     def weights(self, device: str | torch.device = "cpu") -> dict[str, Tensor]:
         """The network's ``state_dict()``."""
         return read_tensors(self.checkpoint, AGAIN, device)["model"]
+
+
+def open_run(folder: Path) -> Run:
+    """The run that lies in a folder, whatever recipe it is of.
+
+    Raises:
+        DamagedFileError: as :func:`read_run`, or no run at all.
+    """
+    record = read_json(folder / "run.json", AGAIN)
+    try:
+        recipe, seed = recipe_from_record(record["recipe"]), record["seed"]
+    except (ValueError, TypeError, LookupError) as error:
+        raise DamagedFileError(f"{folder}/run.json is no run of this code ({first_line(error)}); {AGAIN}") from None
+    return read_run(folder, recipe, seed)
 
 
 def is_finished(folder: Path) -> bool:

@@ -42,6 +42,6 @@ def extract_features(model: nn.Module, split: Split, data: LongTailData) -> Tens
 
 @torch.no_grad()
 def _batched(model: nn.Module, function: Callable[[Tensor], Tensor], split: Split, data: LongTailData) -> Tensor:
-    normalize = Normalizer(data.mean, data.std, split.images.device)
+    normalize = Normalizer(data.mean, data.std, split.images.device, data.white)
     with evaluating(model), folded(model), full_float32(split.images.device):
         return torch.cat([function(normalize(images)) for images in split.images.split(BATCH)])

@@ -128,9 +128,19 @@ BACKBONES: dict[str, Callable[[str | None], nn.Sequential]] = {
     "efficientnet-b0": lambda weights: efficientnet(torchvision.models.efficientnet_b0(weights=weights)),
 }
 """Each builds a backbone as a sequence of blocks, from nothing or with torchvision's weights of that name."""
+FROZEN = "frozen-"
+"""What the name of a backbone begins with whose features are the data, see :mod:`ltnotes.features`."""
 WITHOUT_WEIGHTS = ("resnet8", "resnet8-lite", "resnet20", "resnet32", "resnet18-cifar", "resnet34-cifar", "resnet10")
 PROJECTIONS = {"resnet10": 512}
 """Width of the layer that a backbone has between pooling and head, unless told otherwise (BLT-S section 2)."""
+
+
+class Given(nn.Identity):
+    """In the place of a backbone that has done its work: its input are features ``[B, D, 1, 1]`` already."""
+
+    def __init__(self, num_features: int):
+        super().__init__()
+        self.num_features = num_features
 
 
 class Classifier(nn.Module):
@@ -185,34 +195,51 @@ def build(
     head: Callable[..., nn.Module] = LinearClassifier,
     projection: int | None = None,
     pretrained: bool = False,
+    channels: int = 3,
     **head_options,
 ) -> Classifier:
     """Join a backbone to a classifier head.
 
     Args:
-        backbone: one of ``BACKBONES``.
+        backbone: one of ``BACKBONES``, or ``frozen-`` and the name of a network whose features are the input.
         num_classes: C, at least 2.
         head: called as ``head(num_features, num_classes, **head_options)``.
         projection: width of a fully connected layer between pooling and head; 0 for none.
             If not given, the backbone's own: 512 for "resnet10", none for all others.
         pretrained: begin with torchvision's weights for ImageNet, downloaded on first use.
+        channels: D, where the input are features.
 
     Raises:
         ValueError: unknown backbone, one that torchvision has no weights for, fewer than
             two classes, or a negative projection.
     """
-    choice("backbone", backbone, BACKBONES)
+    check_backbone(backbone)
     num_classes = whole("num_classes", num_classes, least=2)
-    if pretrained and backbone in WITHOUT_WEIGHTS:
+    frozen = backbone.startswith(FROZEN)
+    if pretrained and (frozen or backbone in WITHOUT_WEIGHTS):
         allowed = ", ".join(name for name in BACKBONES if name not in WITHOUT_WEIGHTS)
         raise ValueError(f"pretrained: got True for {backbone!r}, allowed for {allowed}")
     width = PROJECTIONS.get(backbone, 0) if projection is None else whole("projection", projection)
-    body = _downloaded(backbone) if pretrained else BACKBONES[backbone](None)
+    if frozen:
+        body = nn.Sequential(Given(channels))
+    else:
+        body = pretrained_backbone(backbone) if pretrained else BACKBONES[backbone](None)
     middle = nn.Linear(num_channels(body), width) if width else nn.Identity()
     return Classifier(body, middle, head(width or num_channels(body), num_classes, **head_options))
 
 
-def _downloaded(backbone: str) -> nn.Sequential:
+def check_backbone(name: str) -> None:
+    """Raise ValueError for the name of a backbone that there is not."""
+    if not (isinstance(name, str) and name.startswith(FROZEN) and name != FROZEN):
+        choice("backbone", name, (*BACKBONES, f"{FROZEN}NETWORK"))
+
+
+def pretrained_backbone(backbone: str) -> nn.Sequential:
+    """A backbone with torchvision's weights for ImageNet, downloaded on first use.
+
+    Raises:
+        RuntimeError: they could not be downloaded.
+    """
     try:
         return BACKBONES[backbone]("DEFAULT")
     except (pickle.UnpicklingError, EOFError, LookupError, TypeError, RuntimeError) as error:
@@ -229,7 +256,7 @@ def _downloaded(backbone: str) -> nn.Sequential:
 
 def num_channels(backbone: nn.Sequential) -> int:
     """K, the channels of a backbone's last map: its last BatchNorm says so, whatever the architecture."""
-    return [module for module in backbone.modules() if isinstance(module, nn.BatchNorm2d)][-1].num_features
+    return [module for module in backbone.modules() if isinstance(module, nn.BatchNorm2d | Given)][-1].num_features
 
 
 def num_parameters(module: nn.Module) -> int:

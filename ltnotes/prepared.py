@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
+import shutil
+import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from ltnotes.files import UNREADABLE, DamagedFileError, file_hash, first_line, read_json, write_json
 
 SPLITS = ("train", "test", "validation")
 MANIFEST = "manifest.json"
+SCRATCH, LOCK = ".scratch", ".lock"
+SECONDS_TO_LOCK = 60  # a new scratch folder has its lock long before
 
 
 def fingerprint(arrays: dict[str, np.ndarray]) -> str:
@@ -46,6 +54,34 @@ def write_prepared(folder: Path, arrays: dict[str, np.ndarray], manifest: dict[s
     write_json({**manifest, "files": files}, folder / MANIFEST)
 
 
+def replace_prepared(target: Path, arrays: dict[str, np.ndarray], manifest: dict[str, Any]) -> None:
+    """Write a prepared folder whole or not at all, in the place of an older one."""
+    with (
+        tempfile.TemporaryDirectory(prefix=f".{target.name}-", suffix=SCRATCH, dir=target.parent) as scratch,
+        FileLock(Path(scratch) / LOCK),
+    ):
+        fresh, old = Path(scratch) / "fresh", Path(scratch) / "old"
+        write_prepared(fresh, arrays, manifest)
+        if target.exists():
+            os.replace(target, old)
+        try:
+            os.replace(fresh, target)
+        except OSError:
+            if old.exists():
+                os.replace(old, target)
+            raise
+
+
+def remove_litter(root: Path) -> None:
+    """Remove what killed preparations left: old scratch folders that no living process holds the lock of."""
+    for scratch in root.glob(f".*-imbalance*-seed*{SCRATCH}"):
+        with contextlib.suppress(Timeout, OSError):  # another process may be faster
+            old = time.time() - scratch.stat().st_mtime > SECONDS_TO_LOCK
+            if old and {path.name for path in scratch.iterdir()} <= {"fresh", "old", LOCK}:
+                with FileLock(scratch / LOCK, timeout=0):
+                    shutil.rmtree(scratch)
+
+
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a prepared folder, after checking every file that it lists.
 
@@ -68,11 +104,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def read_prepared(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Manifest and arrays of a prepared folder, by file name, memory-mapped and copied once.
+    """Manifest and arrays of a prepared folder, by file name; features stay memory-mapped.
 
     Raises:
-        DamagedFileError: as :func:`read_manifest`, or arrays that are no images uint8
-            ``[N, H, W, 3]`` and class ids int64 ``[N]``.
+        DamagedFileError: as :func:`read_manifest`, or arrays that are neither images uint8
+            ``[N, H, W, 3]`` nor features float32 ``[N, 1, 1, D]``, with class ids int64 ``[N]``.
     """
     manifest = read_manifest(folder)
     arrays = {name: _load(folder / name) for name in manifest["files"]}
@@ -84,14 +120,17 @@ def read_prepared(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 def _load(path: Path) -> np.ndarray:
     try:
-        return np.array(np.load(path, mmap_mode="r"))
+        array = np.load(path, mmap_mode="c")
+        return array if array.dtype == np.float32 else np.array(array)
     except UNREADABLE as error:  # Python objects, or no array at all
         raise DamagedFileError(f"{path} can't be read ({first_line(error)}); {_again(path.parent)}") from None
 
 
 def _check_split(folder: Path, split: str, arrays: dict[str, np.ndarray], classes: int) -> None:
     images, labels = (arrays[f"{split}_{kind}.npy"] for kind in ("images", "labels"))
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
+    pixels = images.dtype == np.uint8 and images.ndim == 4 and images.shape[3] == 3
+    features = images.dtype == np.float32 and images.ndim == 4 and images.shape[1:3] == (1, 1)
+    if not (pixels or features):
         said = f"holds {images.dtype} {list(images.shape)}, allowed is uint8 [N, H, W, 3]"
         raise DamagedFileError(f"{folder}/{split}_images.npy {said}; {_again(folder)}")
     fits = labels.dtype == np.int64 and labels.shape == images.shape[:1]

@@ -7,15 +7,14 @@ from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import Any
 
-from ltnotes import data
+from ltnotes import data, features, models
 from ltnotes.catalogue import RECIPES, Entry
 from ltnotes.catalogue.builders import Setting
-from ltnotes.data import DEFAULT_IMBALANCE
 from ltnotes.options import choice
 from ltnotes.protocols import LARGE, PROTOCOLS, protocol_for
 from ltnotes.stages import Recipe, Stage
 
-SCALES = ("tiny", "lite", "full")
+SCALES = ("tiny", "lite", "full")  # of chapters
 
 
 def names() -> list[str]:
@@ -43,7 +42,7 @@ def _known(name: str) -> Entry:
 def get(
     name: str,
     dataset: str = "cifar10-lt",
-    imbalance: float = DEFAULT_IMBALANCE,
+    imbalance: float | None = None,
     scale: str = "full",
     protocol: str | None = None,
     **changes: Any,
@@ -53,9 +52,11 @@ def get(
     Args:
         name: one of :func:`names`.
         dataset: as in :func:`ltnotes.data.load`.
-        imbalance: ratio of the largest to the smallest class.
+        imbalance: ratio of the largest to the smallest class; if not given, a prepared folder's
+            own, and 100 of all other data sets.
         scale: "full" is the paper's training; "lite" has the same shape in about a
-            hundredth of the time on a CPU; "tiny" only shows that everything runs.
+            hundredth of the time on a CPU; "tiny" only shows that everything runs; "frozen"
+            trains heads on frozen features, see :mod:`ltnotes.features`.
         protocol: whose epochs, batches, rates and network: "kps", "fbl", "gcl", "blt" or
             "fsa"; the method's own paper if not given. A baseline gets the same training
             as a method by having its protocol.
@@ -66,7 +67,7 @@ def get(
         ValueError: an unknown name, scale, protocol or field, or a value that is not allowed.
     """
     entry = _known(name)
-    choice("scale", scale, SCALES)
+    choice("scale", scale, SCALING)
     if protocol is not None:
         choice("protocol", protocol, PROTOCOLS)
     of_recipe = {f.name for f in fields(Recipe)} - {"stages"}
@@ -74,6 +75,7 @@ def get(
     if unknown := sorted(set(changes) - of_recipe - of_stage):
         raise ValueError(f"{unknown[0]}: no such field, allowed are {', '.join(sorted(of_recipe | of_stage))}")
     check_dataset(dataset)
+    imbalance = data.own_imbalance(dataset) if imbalance is None else imbalance
     recipe = SCALING[scale](_build(name, dataset, imbalance, protocol or entry.protocol))
     stage_changes = {key: value for key, value in changes.items() if key in of_stage and key not in of_recipe}
     if "steps" in stage_changes:
@@ -109,6 +111,10 @@ def _build(name: str, dataset: str, imbalance: float, protocol: str) -> Recipe:
 FULL_EPOCHS = 200.0  # what a training that only counts steps is scaled like
 LITE_EPOCHS = 36.0
 LITE_BATCH = 64
+FROZEN_EPOCHS = 20.0
+FROZEN_BATCH = 64
+FROZEN_RATE = 0.1  # of the recipe's own
+FROZEN_DECAY = 0.01
 TINY_STEPS = 30
 TINY_BATCH = 32
 
@@ -155,4 +161,31 @@ def _tiny(recipe: Recipe) -> Recipe:
     return _small(recipe, "resnet8", [shorten(stage) for stage in recipe.stages])
 
 
-SCALING: dict[str, Callable[[Recipe], Recipe]] = {"tiny": _tiny, "lite": _lite, "full": _full}
+def _frozen(recipe: Recipe) -> Recipe:
+    """The head alone, on frozen features of a pretrained network, at a tenth of the rate.
+
+    A thousand features and more let a linear head fit any tail by heart, so the weight decay
+    is what such heads are commonly given: cross-entropy's logits less log n then gain two
+    points on CIFAR-10-LT, and logit adjustment eight.
+
+    Raises:
+        ValueError: a method that changes images or feature maps.
+    """
+    total = sum(stage.epochs or 0 for stage in recipe.stages if stage.trains == "all")
+    share = FROZEN_EPOCHS / (total or FULL_EPOCHS)
+
+    def shorten(stage: Stage) -> Stage:
+        if stage.transform is not None and not stage.transform.resolve().on_features:
+            raise ValueError(f"scale: got 'frozen' for {recipe.name!r}, allowed is a method without {stage.transform}")
+        epochs = None if stage.epochs is None else share * stage.epochs
+        steps = stage.steps if not stage.steps else max(1, round(share * stage.steps))
+        head_rate = None if stage.head_learning_rate is None else FROZEN_RATE * stage.head_learning_rate
+        rates = {"learning_rate": FROZEN_RATE * stage.learning_rate, "head_learning_rate": head_rate}
+        return replace(
+            stage, epochs=epochs, steps=steps, batch_size=FROZEN_BATCH, decay=0.1, weight_decay=FROZEN_DECAY, **rates
+        )
+
+    return _small(recipe, models.FROZEN + features.DEFAULT, [shorten(stage) for stage in recipe.stages])
+
+
+SCALING: dict[str, Callable[[Recipe], Recipe]] = {"tiny": _tiny, "lite": _lite, "full": _full, "frozen": _frozen}

@@ -26,10 +26,11 @@ from typing import Any
 import torch
 from filelock import FileLock
 
-from ltnotes import data, devices, metrics, training
+from ltnotes import data, devices, features, metrics, training
 from ltnotes.files import file_hash, save_atomically, user_path, write_json, write_logits
 from ltnotes.finished import FILES, Run, is_finished, read_run
 from ltnotes.live_stage import NonFiniteLossError
+from ltnotes.models import FROZEN
 from ltnotes.options import of_type, require, whole
 from ltnotes.progress import TrainingProgress
 from ltnotes.provenance import code_hash, commit, environment
@@ -123,7 +124,7 @@ def as_finished(
     chosen = devices.choose_device(device)
     named = bool(precision or os.environ.get(devices.VARIABLE))
     precision = devices.choose_precision(precision, chosen)
-    dataset = _load(recipe.dataset, recipe.imbalance, recipe.data_seed, recipe.validation)
+    dataset = _load(recipe.dataset, recipe.imbalance, recipe.data_seed, recipe.validation, recipe.backbone)
     width = together or (TOGETHER if chosen.type == "cuda" else 1)
     in_order = sorted(set(seeds))
     for start in range(0, len(in_order), width):
@@ -140,9 +141,10 @@ def as_finished(
 
 
 @functools.lru_cache(maxsize=4)
-def _load(name: str, imbalance: float, seed: int, validation: int) -> data.LongTailData:
+def _load(name: str, imbalance: float, seed: int, validation: int, backbone: str) -> data.LongTailData:
     """Chapters run many recipes on one data set; it is read and verified once."""
-    return data.load(name, imbalance, seed, validation=validation)
+    dataset = data.load(name, imbalance, seed, validation=validation)
+    return features.extract(dataset, backbone.removeprefix(FROZEN)) if backbone.startswith(FROZEN) else dataset
 
 
 def run_folder(recipe: Recipe, fingerprint: str, seed: int, out_dir: Path) -> Path:
@@ -277,6 +279,7 @@ def _finish(job: training.Training, before: Run | None, folder: Path, together: 
             "fingerprint": dataset.fingerprint,
             "counts": dataset.counts,
             "class_names": dataset.class_names,
+            "channels": dataset.channels,
             "test_labels": hashlib.sha256(labels.tobytes()).hexdigest(),
         },
         "seed": job.seed,

@@ -14,7 +14,7 @@ from typing import Any
 
 from ltnotes.data import DEFAULT_IMBALANCE
 from ltnotes.methods.common import Part, part
-from ltnotes.models import BACKBONES
+from ltnotes.models import check_backbone
 from ltnotes.options import choice, number, of_type, require, whole
 
 TRAINABLE = ("all", "rest", "head")
@@ -99,6 +99,8 @@ class Recipe:
 
     Args:
         imbalance: ratio of the largest to the smallest class.
+        backbone: one of :data:`ltnotes.models.BACKBONES`; or ``frozen-`` and the name of a network
+            of :mod:`ltnotes.features`, whose features are then what is trained on.
         head: the classifier of the first stage.
         projection: width of a fully connected layer between pooling and head, 0 for none;
             the backbone's own if None.
@@ -126,7 +128,7 @@ class Recipe:
         require(names_a_folder and len(self.name) <= LONGEST_NAME, "name", self.name, allowed)
         of_stages = len(self.stages) > 0 and all(isinstance(stage, Stage) for stage in self.stages)
         require(of_stages, "stages", self.stages, "one Stage or more")
-        choice("backbone", self.backbone, BACKBONES)
+        check_backbone(self.backbone)
         _numbers(self, {"imbalance": 1})
         _whole_numbers(self, {"projection": 0, "validation": 0, "data_seed": 0, "pad": 0})
         _of_type(self, {"pretrained": bool})

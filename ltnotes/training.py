@@ -43,14 +43,14 @@ Report = Callable[[float, str], None]
 """Called with the share of the stage that is done and a line on what it is doing."""
 
 
-def build_model(recipe: Any, counts: Sequence[int]) -> models.Classifier:
-    """The network that a recipe's first stage begins with."""
+def build_model(recipe: Any, counts: Sequence[int], channels: int = 3) -> models.Classifier:
+    """The network that a recipe's first stage begins with, for images or features of so many channels."""
 
     def head(in_features: int, num_classes: int) -> nn.Module:
         made = recipe.head.build(in_features=in_features, num_classes=num_classes, class_counts=counts)
         return of_type("head", made, nn.Module)
 
-    return models.build(recipe.backbone, len(counts), head, recipe.projection, recipe.pretrained)
+    return models.build(recipe.backbone, len(counts), head, recipe.projection, recipe.pretrained, channels)
 
 
 def replace_head(model: models.Classifier, stage: Any, counts: Sequence[int]) -> None:
@@ -101,7 +101,9 @@ class Training:
         self.evaluation_scale = 1.0
         with self._random(0, 0), naming_memory(backbone=recipe.backbone, projection=recipe.projection):
             begun = recipe if weights is None else replace(recipe, pretrained=False)
-            self.model = build_model(begun, data.counts).to(self.device, memory_format=torch.channels_last)
+            self.model = build_model(begun, data.counts, data.channels).to(
+                self.device, memory_format=torch.channels_last
+            )
         self._rehearse()
         for before in range(stage):  # so that the shapes fit what is loaded
             self._replace_head(before)

@@ -142,6 +142,18 @@ def test_every_recipe_is_whole_at_every_scale(name, scale):
     assert recipes.describe(name)
 
 
+def test_every_recipe_trains_on_frozen_features_or_says_which_part_needs_images():
+    refused = set()
+    for name in recipes.names():
+        try:
+            recipe = recipes.get(name, scale="frozen")
+            assert recipe.backbone == "frozen-efficientnet-lite0"
+        except ValueError as error:
+            assert str(error).startswith(f"scale: got 'frozen' for {name!r}, allowed is a method without ")
+            refused.add(name.split("-")[0])
+    assert refused == {"blt", "cam", "plain"}
+
+
 @pytest.mark.parametrize("dataset", ["cifar10-lt", "cifar100-lt", "digits-lt", "imagenet-lt", "inat2018", "a/folder"])
 @pytest.mark.parametrize("imbalance", [1, 20, 100, 200, 300])
 def test_blt_holds_out_at_most_half_of_the_smallest_class(dataset, imbalance, monkeypatch):

@@ -318,6 +318,7 @@ class Mixup(Transform):
         ValueError: ``alpha`` not above 0.
     """
 
+    on_features = True
     capturable = True
 
     def __init__(self, alpha: float = 1.0):

@@ -202,6 +202,8 @@ class Transform:
 
     block: int | None = None
     """After how many blocks of the backbone :meth:`on_feature_map` acts; after the last if None."""
+    on_features: bool = False
+    """Whether it means as much on frozen features, which are images of one pixel."""
     capturable: bool = False
     """Whether a GPU may replay the three calls in a step instead of making them, see
     :class:`ltnotes.devices.Captured`: they neither wait for the device nor leave shapes to
