@@ -459,7 +459,8 @@ def test_the_best_epoch_on_the_test_set_is_kept_only_if_asked(digits, tmp_path):
 # --- failures ---
 
 
-def test_a_non_finite_loss_stops_with_step_recipe_and_advice(digits, tmp_path):
+def test_a_non_finite_loss_stops_with_step_recipe_and_advice(digits, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "CHECKPOINT_SHARE", math.inf)  # after every epoch, however slow the disk
     exploding = recipe(stage(steps=20, batch_size=114, loss=part("tests.toys:ExplodingLoss")))
     job = Training(exploding, digits, 3, checkpoint=tmp_path / "c.pt")
     message = r"recipe 'toy', seed 3: the loss is nan at step 11 of 20\. Try a learning rate below 0\.1"
@@ -567,6 +568,7 @@ def test_checkpoints_take_no_more_than_their_share_of_the_time(digits, tmp_path,
 
 def test_momentum_from_another_device_keeps_this_ones_way_of_stepping(digits):
     live = LiveStage(Training(recipe(stage()), digits, 0), stage())
+    live.step(torch.arange(8))
     saved = live.optimizer.state_dict()
     for group in saved["param_groups"]:
         group.update(lr=0.5, fused=True, foreach=None)
@@ -664,9 +666,16 @@ def test_a_bad_option_of_a_later_stage_is_said_before_the_first_is_trained(digit
             Training(recipe, digits, 0)
 
 
-def test_weights_that_an_update_made_infinite_become_no_checkpoint(digits, tmp_path):
-    stage = Stage(steps=1, learning_rate=float("3e38"), weight_decay=3e38)
-    boom = Recipe("boom", "digits-lt", (stage,), 20, "resnet8")
+def test_weights_that_an_update_made_infinite_become_no_checkpoint(digits, tmp_path, monkeypatch):
+    step = torch.optim.SGD.step
+
+    def explode(optimizer):
+        step(optimizer)
+        with torch.no_grad():
+            optimizer.param_groups[0]["params"][0].fill_(math.inf)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", explode)
+    boom = Recipe("boom", "digits-lt", (Stage(steps=1),), 20, "resnet8")
     job = Training(boom, digits, 0, checkpoint=tmp_path / "checkpoint.pt")
     with pytest.raises(NonFiniteLossError, match=r"a weight is not finite after the update at step 1 of 1"):
         job.run()
