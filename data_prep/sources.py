@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from ltnotes.files import file_hash, first_line
+from ltnotes.folders import eight_bits
 
 IMAGE_SUFFIXES = (".png", ".webp", ".jpg", ".jpeg", ".bmp")
 FORMATS = ("PNG", "WEBP", "JPEG", "BMP")
@@ -160,10 +161,7 @@ def _decode(content: bytes, name: str, size: int) -> np.ndarray:
 def _as_rgb(image: Image.Image) -> np.ndarray:
     """uint8 ``[H, W, 3]``; 16 bits of grey become 8, which Pillow's own conversion clips to white."""
     if image.mode == "F" or image.mode.startswith("I"):
-        grey = np.asarray(image)
-        if grey.dtype.kind == "f" or grey.min() < 0 or grey.max() > 0xFFFF:
-            raise ValueError("its grey values are not 8 or 16 bits")
-        image = Image.fromarray((grey >> 8).astype(np.uint8))
+        image = Image.fromarray(eight_bits(np.asarray(image)))
     return np.asarray(image.convert("RGB"))
 
 

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from ltnotes.data import channel_statistics
 from ltnotes.files import first_line
 from ltnotes.options import number, require, whole
-from ltnotes.prepared import MANIFEST, fingerprint, read_manifest, replace_prepared
+from ltnotes.prepared import MANIFEST, fingerprint, read_manifest, remove_litter, replace_prepared
 
 TRAIN, TEST = ("train", "training"), ("test", "testing", "val", "valid", "validation")
 LARGEST_FILE = 256 << 20  # bytes
@@ -305,6 +305,7 @@ def prepare(found: Scan, test: np.ndarray, made_by: dict[str, Any], root: Path) 
     }
     target = root / f"{manifest['name']}-{made_by['size']}px-seed{made_by['seed']}"
     root.mkdir(parents=True, exist_ok=True)
+    remove_litter(root)
     replace_prepared(target, arrays, manifest)
     return target
 

@@ -74,7 +74,7 @@ def replace_prepared(target: Path, arrays: dict[str, np.ndarray], manifest: dict
 
 def remove_litter(root: Path) -> None:
     """Remove what killed preparations left: old scratch folders that no living process holds the lock of."""
-    for scratch in root.glob(f".*-imbalance*-seed*{SCRATCH}"):
+    for scratch in root.glob(f".*-seed*{SCRATCH}"):
         with contextlib.suppress(Timeout, OSError):  # another process may be faster
             old = time.time() - scratch.stat().st_mtime > SECONDS_TO_LOCK
             if old and {path.name for path in scratch.iterdir()} <= {"fresh", "old", LOCK}:

@@ -21,7 +21,7 @@ import torch
 
 from data_prep import prepare as writer
 from data_prep.sources import Pool
-from ltnotes import data, reruns, runs, training
+from ltnotes import data, prepared, reruns, runs, training
 from ltnotes.methods.common import part
 from ltnotes.recipes import Recipe, Stage
 
@@ -44,7 +44,7 @@ def run(folder: Path) -> Any:
 
 
 def prepare(folder: Path, source: str = "first") -> Any:
-    writer.SECONDS_TO_LOCK = -1
+    prepared.SECONDS_TO_LOCK = -1
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (60, 8, 8, 3), np.uint8)
     pool = Pool(images, np.arange(60) % 2, 40, ("a", "b"), {"kind": "folder", "sha256": source})
@@ -93,7 +93,8 @@ BEFORE: dict[str, Callable[[Path], None]] = {"prepare-again": prepared_from_anot
 
 
 def changes_a_file(event: str, arguments: tuple, folder: str) -> bool:
-    if not arguments or not str(arguments[0]).startswith(folder):
+    below = event in ("os.remove", "os.rmdir") and arguments[1] not in (None, -1)  # of a folder that rmtree is in
+    if not arguments or not (below or str(arguments[0]).startswith(folder)):
         return False
     return event in CHANGES or (event == "open" and bool((arguments[2] or 0) & WRITING))
 
