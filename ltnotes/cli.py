@@ -10,6 +10,7 @@ from typing import Any
 from ltnotes import data, recipes
 from ltnotes.catalogue import CHAPTERS
 from ltnotes.files import one_line, user_path
+from ltnotes.models import FROZEN
 from ltnotes.protocols import PROTOCOLS
 from ltnotes.stages import Recipe, Stage
 
@@ -187,7 +188,10 @@ def show_recipe(recipe: Recipe) -> None:
     width = f", a layer of {recipe.projection} before the head" if recipe.projection else ""
     shift = "" if recipe.pad is None else f"; shifted by up to {recipe.pad} pixels"
     print(f"  {recipe.dataset} 1:{recipe.imbalance:g}; {recipe.validation} images of each class held out{shift}")
-    print(f"  {recipe.backbone} {start}{width}; {recipe.head}")
+    if recipe.backbone.startswith(FROZEN):
+        print(f"  features of {recipe.backbone.removeprefix(FROZEN)}, trained on ImageNet and frozen; {recipe.head}")
+    else:
+        print(f"  {recipe.backbone} {start}{width}; {recipe.head}")
     for number, stage in enumerate(recipe.stages, start=1):
         print(f"  stage {number}: {length(stage)}")
         lines = {"head": stage.head}

@@ -83,6 +83,12 @@ def test_changes_are_python_literals_or_strings(text, change):
     assert read_change(text) == change
 
 
+def test_frozen_features_are_shown_as_that(capsys):
+    assert main(["recipes", "ce", "--scale", "frozen"]) == 0
+    said = capsys.readouterr().out
+    assert "features of efficientnet-lite0, trained on ImageNet and frozen" in said and "random weights" not in said
+
+
 def test_a_list_is_a_tuple():
     assert read_change("milestones=[0.5, 0.9]") == ("milestones", (0.5, 0.9))
 
