@@ -203,7 +203,8 @@ def next_steps(run: Run, labels: np.ndarray) -> Iterator[str]:
     tests = np.bincount(labels, minlength=len(run.counts))
     if after - before > 0.01:
         gain = f"{100 * (after - before):.1f} points"
-        yield f"Subtract {tau:.1f} log n from the logits, or train with logit adjustment: worth {gain}."
+        stronger = "Subtract" if tau > 0 else "The correction is too strong: add"
+        yield f"{stronger} {abs(tau):.1f} log n {'from' if tau > 0 else 'to'} the logits, worth {gain} here."
     groups = run.metrics["groups"]
     if groups["largest"] and groups["smallest"] is not None and groups["smallest"] > groups["largest"] + 0.05:
         yield "The tail is found more often than the head: the correction is too strong. Lower it."
