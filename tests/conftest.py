@@ -72,3 +72,20 @@ def cifar_root(cifar10_zip, tmp_path_factory):
         if not root.is_dir():
             assert data_prep(["cifar10", "--source", str(cifar10_zip), "--out", str(root)]) == 0
     return root
+
+
+BAD_INPUT = {
+    "on the command line": "test_bad_input.py::test_a_mistake",
+    "as an option in the Python API": "test_bad_arguments.py::test_no_option_takes",
+}
+
+
+def pytest_terminal_summary(terminalreporter):
+    """How many kinds of bad input were answered with one clear message, out of those that were tried."""
+    for where, tests in BAD_INPUT.items():
+        found = {
+            outcome: sum(tests in report.nodeid for report in terminalreporter.stats.get(outcome, []))
+            for outcome in ("passed", "failed")
+        }
+        if tried := sum(found.values()):
+            terminalreporter.write_line(f"bad input {where}: {found['passed']} of {tried} kinds get one clear message")

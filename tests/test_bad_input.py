@@ -147,9 +147,7 @@ def test_a_mistake_in_a_preparation_is_one_clear_line(typed, words, tmp_path, ca
     assert words in said(prepare, typed, tmp_path, capsys)
 
 
-def test_the_table_is_long_and_its_rows_differ(capsys):
+def test_the_table_is_long_and_its_rows_differ():
     for table in (ROWS, PREPARE):
         assert len({typed for typed, _ in table}) == len(table)
-    with capsys.disabled():
-        print(f"\n{len(ROWS) + len(PREPARE)} kinds of bad input on the command line, each with its message's words")
     assert len(ROWS) + len(PREPARE) >= 150
