@@ -28,15 +28,16 @@ def number(
     Raises:
         ValueError: a truth value, text, infinity, NaN or anything out of bounds.
     """
-    real = isinstance(value, numbers.Real) and not isinstance(value, bool) and abs(value) <= LARGEST
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
     ok = (
         real
+        and abs(value) <= LARGEST
         and (least is None or value >= least)
         and (most is None or value <= most)
         and (above is None or value > above)
         and (below is None or value < below)
     )
-    far = f" of at most {LARGEST:g}" if real is False and _is_a_number(value) else ""
+    far = f" of at most {LARGEST:g}" if real and abs(value) > LARGEST else ""
     require(ok, name, value, f"a finite number{far}{_bounds(least, most, above, below)}")
     return int(value) if isinstance(value, numbers.Integral) else float(value)
 
@@ -47,9 +48,9 @@ def whole(name: str, value: Any, least: int = 0, most: int | None = None) -> int
     Raises:
         ValueError: a truth value, text, a fraction or anything out of bounds.
     """
-    ok = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    ok = ok and least <= value <= (LARGEST_WHOLE if most is None else most)
-    far = f" of at most {LARGEST_WHOLE}" if _is_a_number(value) and value > LARGEST_WHOLE else ""
+    integral = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    ok = integral and least <= value <= (LARGEST_WHOLE if most is None else most)
+    far = f" of at most {LARGEST_WHOLE}" if integral and value > LARGEST_WHOLE else ""
     require(ok, name, value, f"a whole number{far}{_bounds(least, most, None, None)}")
     return int(value)
 
@@ -79,10 +80,6 @@ def require(condition: bool, name: str, got: Any, allowed: str) -> None:
     """Raise ValueError in the words that all of this package uses, unless the condition holds."""
     if not condition:
         raise ValueError(f"{name}: got {got!r}, allowed is {allowed}")
-
-
-def _is_a_number(value: Any) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool) and value == value
 
 
 def _bounds(least: float | None, most: float | None, above: float | None, below: float | None) -> str:

@@ -228,8 +228,7 @@ def image_grid(rows: Mapping[str, Any], ax: Axes | None = None) -> Axes:
     ax = _axes(ax)
     longest = max(len(images) for images in rows.values())
     strips = []
-    for images in rows.values():
-        images = np.asarray(images)
+    for images in map(np.asarray, rows.values()):
         blank = np.full((longest - len(images), *images.shape[1:]), 255, np.uint8)
         padded = np.pad(np.concatenate([images, blank]), ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=255)
         strips.append(np.concatenate(list(padded), axis=1))
