@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 from collections.abc import Collection
 from typing import Any
@@ -21,9 +22,9 @@ def number(
     """The value, if it is a number within the bounds; numpy's numbers as Python's.
 
     Args:
-        least, most: bounds that are allowed themselves; at most ``LARGEST`` either way, so that
+        least, most: bounds that are allowed themselves.
+        above, below: bounds that are not. Where neither bounds a side, ``LARGEST`` does, so that
             products of options stay finite in float32.
-        above, below: bounds that are not.
 
     Raises:
         ValueError: a truth value, text, infinity, NaN or anything out of bounds.
@@ -31,7 +32,8 @@ def number(
     real = isinstance(value, numbers.Real) and not isinstance(value, bool)
     ok = (
         real
-        and abs(value) <= LARGEST
+        and (-LARGEST if least is None and above is None else -math.inf) <= value
+        and value <= (LARGEST if most is None and below is None else math.inf)
         and (least is None or value >= least)
         and (most is None or value <= most)
         and (above is None or value > above)

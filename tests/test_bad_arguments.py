@@ -18,7 +18,7 @@ from ltnotes.recipes import Recipe, Stage
 MODULES = ("balancers", "baselines", "blt", "cam_fusion", "fbl", "gcl", "kps", "margins", "retraining")
 COUNTS = [80, 40, 20, 10]
 REQUIRED = {"baselines.DeferredReweighting": {"loss": part("baselines.CrossEntropy")}}
-NEVER = (math.nan, math.inf, -math.inf, "x", True, 1e300, -1e300)
+NEVER = (math.nan, math.inf, -math.inf, "x", True, 1e301, -1e301)
 
 
 def numeric_options():

@@ -101,7 +101,7 @@ class KPSLoss(Loss):
     ):
         super().__init__()
         counts = torch.tensor(check_counts(class_counts), dtype=torch.float64)
-        n_base, max_margin = number("n_base", n_base, above=1), number("max_margin", max_margin, least=0)
+        n_base, max_margin = number("n_base", n_base, above=1, most=1e300), number("max_margin", max_margin, least=0)
         base_scale = number("base_scale", base_scale, above=0)
         adjust_from = number("adjust_from", adjust_from, least=0, most=1)
         max_scale = None if max_scale is None else number("max_scale", max_scale, least=base_scale)
