@@ -26,6 +26,10 @@ class DamagedFileError(RuntimeError):
     """A file is not what this package wrote; the message names it and says what to do."""
 
 
+class UnsealedError(DamagedFileError):
+    """A record without a seal: older code wrote it, or another program."""
+
+
 def user_path(text: str | Path) -> Path:
     """A path as its user writes it, with ``~`` for the home folder.
 
@@ -115,7 +119,8 @@ def read_json(path: Path, remedy: str, sealed: bool = True) -> dict[str, Any]:
         sealed: False takes a file without a seal as well, as older code wrote it.
 
     Raises:
-        DamagedFileError: missing, unreadable, no JSON object, or changed since it was written.
+        DamagedFileError: missing, unreadable, no JSON object, or changed since it was written; one
+            without a seal is an UnsealedError.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -125,7 +130,7 @@ def read_json(path: Path, remedy: str, sealed: bool = True) -> dict[str, Any]:
         raise DamagedFileError(f"{path} can't be read (it holds a {type(content).__name__}); {remedy}")
     seal = content.pop(SEAL, None)
     if seal is None and sealed:
-        raise DamagedFileError(f"{path} has no seal: other code or another program wrote it; {remedy}")
+        raise UnsealedError(f"{path} has no seal: other code or another program wrote it; {remedy}")
     if seal is not None and seal != _seal(content):
         raise DamagedFileError(f"{path} was changed after it was written; {remedy}")
     return content

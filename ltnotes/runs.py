@@ -27,7 +27,7 @@ import torch
 from filelock import FileLock
 
 from ltnotes import data, devices, features, metrics, training
-from ltnotes.files import file_hash, save_atomically, user_path, write_json, write_logits
+from ltnotes.files import UnsealedError, file_hash, save_atomically, user_path, write_json, write_logits
 from ltnotes.finished import FILES, Run, is_finished, read_run
 from ltnotes.live_stage import NonFiniteLossError
 from ltnotes.models import FROZEN
@@ -201,8 +201,12 @@ def _not_counted_yet(run: Run) -> float:
 
 def _find(folder: Path, recipe: Recipe, seed: int, order: _Order) -> Run | None:
     """The finished run of this code; failing that, a word about those of other code, or one of them."""
-    finished = [path for path in sorted(folder.glob("code-*")) if is_finished(path)]
-    runs = [read_run(path, recipe, seed) for path in finished]
+    runs, of_old = [], []
+    for path in filter(is_finished, sorted(folder.glob("code-*"))):
+        try:
+            runs.append(read_run(path, recipe, seed))
+        except UnsealedError:
+            of_old.append(path)
     runs = [run for run in runs if not order.named or set(run.precisions) == {order.precision}]
     # The precision of new trainings first, the last made last.
     runs.sort(key=lambda run: (set(run.precisions) != {order.precision}, run.record["finished"]))
@@ -212,9 +216,9 @@ def _find(folder: Path, recipe: Recipe, seed: int, order: _Order) -> Run | None:
         return own[0]
     if runs and order.any_code:
         return runs[-1]
-    if runs:
+    if others := [*of_old, *(run.checkpoint.parent for run in runs)]:
         print(
-            f"{folder.name} was made by other code ({runs[-1].checkpoint.parent.name}, this is code-{code[-1]}):"
+            f"{folder.name} was made by other code ({others[-1].name}, this is code-{code[-1]}):"
             " training it anew. runs.run(..., any_code=True) would take it as it is.",
             file=sys.stderr,
         )
@@ -234,6 +238,8 @@ def _train(order: _Order, stage: int, before: dict[int, Run | None], folders: di
     jobs, own = [], {}
     for seed, run in before.items():
         own[seed] = folders[seed] / _folder_name(code, order.precision, run)
+        if order.resume and is_finished(own[seed]):  # without a seal: it is not written over
+            read_run(own[seed], order.recipe.up_to(stage), seed)
         of_several = f", stage {stage + 1} of {len(order.recipe.stages)}" if len(order.recipe.stages) > 1 else ""
         job = training.Training(
             order.recipe,

@@ -109,6 +109,18 @@ def test_a_record_without_a_seal_is_not_believed(cache):
         make(cache)
 
 
+def test_a_run_of_older_code_without_a_seal_is_in_nobodys_way(cache, capsys):
+    path = only(cache, "run.json")
+    older = path.parent.with_name("code-01234567-float32")
+    path.parent.rename(older)
+    record = json.loads((older / "run.json").read_text())
+    del record["seal"]
+    (older / "run.json").write_text(json.dumps(record))
+    run = make(cache)
+    assert run.checkpoint.parent != older and "was made by other code (code-01234567-float32" in capsys.readouterr().err
+    assert (older / "run.json").exists() and make(cache).checkpoint == run.checkpoint
+
+
 @pytest.mark.parametrize("name", ["checkpoint.pt", "logits.npz"])
 def test_a_file_of_another_run_is_not_taken(cache, tmp_path, name):
     shutil.copy(make(tmp_path / "other", RECIPE, 1).checkpoint.with_name(name), only(cache, name))
