@@ -19,7 +19,7 @@ from ltnotes.counts import check_counts, exponential_counts
 from ltnotes.devices import choose_device
 from ltnotes.files import DamagedFileError, user_path
 from ltnotes.options import number, whole
-from ltnotes.prepared import MANIFEST, SPLITS, read_manifest, read_prepared
+from ltnotes.prepared import MANIFEST, SPLITS, channel_statistics, read_manifest, read_prepared
 
 NAMES = ("digits-lt", "cifar10-lt", "cifar100-lt")
 DEFAULT_IMBALANCE = 100
@@ -192,7 +192,7 @@ def from_folder(
         ValueError: no such folder, fewer than two classes, a class without training images,
             or an option out of range.
     """
-    from ltnotes import folders  # which needs much of this module
+    from ltnotes import folders  # SciPy and Pillow, which no other data set needs
 
     where = user_path(root) if root is not None else data_root()
     return read_folder(folders.from_folder(user_path(folder), size, test_share, seed, where))
@@ -328,9 +328,3 @@ def digits(imbalance: float, seed: int) -> LongTailData:
         flip=False,  # a mirrored 2 is no digit
         fingerprint=hashlib.sha256(images.numpy()[train].tobytes() + labels[train].tobytes()).hexdigest(),
     )
-
-
-def channel_statistics(images: Tensor) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """Mean and standard deviation per channel of uint8 ``[N, H, W, 3]``, scaled to [0, 1]."""
-    scaled = images.reshape(-1, 3).double() / 255
-    return tuple(scaled.mean(0).tolist()), tuple(scaled.std(0).clamp_min(1e-6).tolist())

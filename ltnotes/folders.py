@@ -19,10 +19,9 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 from torch.nn import functional as F
 
-from ltnotes.data import channel_statistics
 from ltnotes.files import first_line
 from ltnotes.options import number, require, whole
-from ltnotes.prepared import MANIFEST, fingerprint, read_manifest, remove_litter, replace_prepared
+from ltnotes.prepared import MANIFEST, channel_statistics, fingerprint, read_manifest, remove_litter, replace_prepared
 
 TRAIN, TEST = ("train", "training"), ("test", "testing", "val", "valid", "validation")
 LARGEST_FILE = 256 << 20  # bytes

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
+from torch import Tensor
 
 from ltnotes.files import UNREADABLE, DamagedFileError, file_hash, first_line, read_json, write_json
 
@@ -141,3 +142,9 @@ def _check_split(folder: Path, split: str, arrays: dict[str, np.ndarray], classe
 
 def _again(folder: Path) -> str:
     return f"delete {folder} and prepare it again"
+
+
+def channel_statistics(images: Tensor) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Mean and standard deviation per channel of uint8 ``[N, H, W, 3]``, scaled to [0, 1]."""
+    scaled = images.reshape(-1, 3).double() / 255
+    return tuple(scaled.mean(0).tolist()), tuple(scaled.std(0).clamp_min(1e-6).tolist())
