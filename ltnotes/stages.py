@@ -107,6 +107,7 @@ class Recipe:
         pretrained: begin with torchvision's weights for ImageNet.
         validation: training images per class held out for methods that need validation.
         pad: pixels by which training images are shifted at random; the data set's own if None.
+        flip: whether mirror images of them are shown as well; the data set's own if None.
     """
 
     name: str
@@ -120,6 +121,7 @@ class Recipe:
     validation: int = 0
     data_seed: int = 0
     pad: int | None = None
+    flip: bool | None = None
 
     def __post_init__(self) -> None:
         _of_type(self, {"name": str, "dataset": str, "stages": tuple, "head": Part})
@@ -131,14 +133,15 @@ class Recipe:
         check_backbone(self.backbone)
         _numbers(self, {"imbalance": 1})
         _whole_numbers(self, {"projection": 0, "validation": 0, "data_seed": 0, "pad": 0})
-        _of_type(self, {"pretrained": bool})
+        _of_type(self, {"pretrained": bool, "flip": bool | None})
 
     @property
     def hash(self) -> str:
         """sha256 of everything but the name: two names for one training share its runs."""
         content = {key: value for key, value in asdict(self).items() if key != "name"}
-        if self.pad is None:  # runs from before there was a choice keep their hash
-            del content["pad"]
+        for name in ("pad", "flip"):  # runs from before there was a choice keep their hash
+            if content[name] is None:
+                del content[name]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def up_to(self, stage: int) -> Recipe:

@@ -93,7 +93,7 @@ class Training:
         self.device = data.train.images.device
         self.precision = choose_precision(precision, self.device)
         with naming_memory(pad=recipe.pad):
-            self.augment = Augmenter(data, recipe.pad)
+            self.augment = Augmenter(data, recipe.pad, recipe.flip)
         self.history: list[dict[str, float]] = []
         self.seconds = 0.0
         self.lane = Lane(self.device)

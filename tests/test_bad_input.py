@@ -25,7 +25,7 @@ FIELDS = [
     *itertools.product(("trains", "schedule", "keep", "backbone"), ("nothing", "3", "None", "('all',)")),
     *itertools.product(("loss", "balancer", "head"), ("focal", "3", "None")),
     *itertools.product(("milestones",), ("0.5", "(0,)", "(1,)", "('a',)", "(1e999,)", "[0.5, -1]")),
-    *itertools.product(("pretrained",), ("1", "yes")),
+    *itertools.product(("pretrained", "flip"), ("1", "yes")),
     *itertools.product(("warmup",), ("1", "2")),
     *itertools.product(("batch_size",), ("0",)),
     *itertools.product(("epochs",), ("0",)),
@@ -96,7 +96,7 @@ ROWS = [
     *((f"run {name} --scale frozen", f"scale: got 'frozen' for '{name}', allowed is a method without") for name in
       ("blt", "cam-fusion")),
     (f"{TINY} --set backbone=frozen-", "backbone: got 'frozen-', allowed are"),
-    (f"{TINY} --set backbone=frozen-nothing", "network: got 'nothing', allowed is one of efficientnet-lite0"),
+    (f"{TINY} --set backbone=frozen-nothing", "network: got 'nothing', allowed is one of resnet18"),
     ("ledger --status --only nothing", "--only: got 'nothing', allowed are those of the plan"),
     ("ledger --status --seed 77", "--seed: got 77, allowed are those of the plan"),
     ("ledger --status --dataset nothing", "--dataset: got 'nothing', allowed are those of the plan"),

@@ -90,7 +90,9 @@ def test_a_recipe_for_large_images_trains_on_small_ones(name, dataset):
     assert math.isfinite(train(recipe)[0].history[-1]["loss"])
 
 
-@pytest.mark.parametrize("backbone", ["resnet10", "resnet18-cifar", "resnext50", "densenet121", "efficientnet-b0"])
+@pytest.mark.parametrize(
+    "backbone", ["resnet10", "resnet18-cifar", "resnext50", "densenet121", "efficientnet-b0", "efficientnet-lite0"]
+)
 def test_a_recipe_trains_any_backbone(backbone):
     recipe = recipes.get(
         "ce", "digits-lt", IMBALANCE, "tiny", steps=1, batch_size=4, backbone=backbone, learning_rate=0.001

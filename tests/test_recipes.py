@@ -40,6 +40,7 @@ OTHER_RECIPE = {
     "validation": 1,
     "data_seed": 1,
     "pad": 2,
+    "flip": False,
 }
 
 
@@ -152,6 +153,15 @@ def test_every_recipe_trains_on_frozen_features_or_says_which_part_needs_images(
             assert str(error).startswith(f"scale: got 'frozen' for {name!r}, allowed is a method without ")
             refused.add(name.split("-")[0])
     assert refused == {"blt", "cam", "plain"}
+
+
+def test_a_pretrained_network_is_fine_tuned_with_the_head_ahead_of_it():
+    recipe = recipes.get("gcl", scale="finetuned")
+    assert (recipe.backbone, recipe.pretrained) == ("efficientnet-lite0", True)
+    first, second = recipe.stages
+    assert first.epochs == recipes.TUNED_EPOCHS
+    assert first.learning_rate == recipes.TUNED_RATE * first.head_learning_rate
+    assert second.trains == "head"
 
 
 @pytest.mark.parametrize("dataset", ["cifar10-lt", "cifar100-lt", "digits-lt", "imagenet-lt", "inat2018", "a/folder"])
