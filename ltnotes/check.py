@@ -20,6 +20,7 @@ from ltnotes.exercises.gcl import cben, clouded_logits  # chapter 8
 from ltnotes.exercises.heads import squashing_cosine  # chapter 3
 from ltnotes.exercises.kps import kps_loss, kps_margins  # chapter 6
 from ltnotes.exercises.long_tail import adjust, balanced_accuracy, exponential_counts, macro_f1  # chapter 1
+from ltnotes.exercises.own_data import estimate_frequencies, head_prior  # chapter 10
 
 __all__ = [
     "Mistake",
@@ -33,7 +34,9 @@ __all__ = [
     "confusing_class_probabilities",
     "draw",
     "effective_number_balanced",
+    "estimate_frequencies",
     "exponential_counts",
+    "head_prior",
     "kps_loss",
     "kps_margins",
     "macro_f1",

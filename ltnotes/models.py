@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.resnet import BasicBlock as WideBasicBlock
 from torchvision.models.resnet import ResNet
+from torchvision.ops import FrozenBatchNorm2d
 
 from ltnotes.files import first_line
 from ltnotes.methods.squashing_cosine import LinearClassifier
@@ -129,6 +130,10 @@ class Shown(nn.Module):
 def efficientnet_lite(weights: str | None) -> nn.Sequential:
     """Four blocks of EfficientNet-Lite0: at a quarter, a sixteenth and a thirty-second of the size, and the last 1x1.
 
+    It is there to be fine-tuned, and its BatchNorms keep the statistics of ImageNet: those of a
+    batch of 64 small images, most of them of two or three classes, are so noisy that
+    fine-tuning would lose what the network knew.
+
     Raises:
         ImportError: the extra ``[features]`` is not installed.
     """
@@ -136,7 +141,21 @@ def efficientnet_lite(weights: str | None) -> nn.Sequential:
     stem = [Shown(), network._conv_stem, network._bn0, network._swish]
     early, middle, late = network._blocks[:3], network._blocks[3:11], network._blocks[11:]
     last = nn.Sequential(network._conv_head, network._bn1, network._swish)
-    return nn.Sequential(nn.Sequential(*stem, *early), nn.Sequential(*middle), nn.Sequential(*late), last)
+    blocks = nn.Sequential(*stem, *early), nn.Sequential(*middle), nn.Sequential(*late), last
+    return _with_frozen_statistics(nn.Sequential(*blocks))
+
+
+def _with_frozen_statistics(module: nn.Module) -> nn.Sequential:
+    """The same module, whose BatchNorms neither follow the batch nor learn."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            frozen = FrozenBatchNorm2d(child.num_features, child.eps)
+            frozen.num_features = child.num_features
+            frozen.load_state_dict(child.state_dict())
+            setattr(module, name, frozen)
+        else:
+            _with_frozen_statistics(child)
+    return module
 
 
 def efficientnet_lite0(pretrained: bool = True) -> nn.Module:
@@ -300,7 +319,8 @@ def pretrained_backbone(backbone: str) -> nn.Sequential:
 
 def num_channels(backbone: nn.Sequential) -> int:
     """K, the channels of a backbone's last map: its last BatchNorm says so, whatever the architecture."""
-    return [module for module in backbone.modules() if isinstance(module, nn.BatchNorm2d | Given)][-1].num_features
+    last = nn.BatchNorm2d | FrozenBatchNorm2d | Given
+    return [module for module in backbone.modules() if isinstance(module, last)][-1].num_features
 
 
 def num_parameters(module: nn.Module) -> int:

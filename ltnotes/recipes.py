@@ -116,9 +116,11 @@ FROZEN_EPOCHS = 20.0
 FROZEN_BATCH = 64
 FROZEN_RATE = 0.1  # of the recipe's own
 FROZEN_DECAY = 0.01
+PROBE_EPOCHS = 2.0  # of the head alone
+PROBE_RATE = 0.05  # of the recipe's own, for the head
 TUNED_EPOCHS = 3.0
+TUNED_RATE = 0.01  # of the recipe's own, for the layers below
 TUNED_BATCH = 64
-TUNED_RATE = 0.1  # of the head's
 TUNED_WARMUP = 0.1
 TINY_STEPS = 30
 TINY_BATCH = 32
@@ -200,17 +202,23 @@ def _frozen(recipe: Recipe) -> Recipe:
 
 
 def _finetuned(recipe: Recipe) -> Recipe:
-    """A small pretrained network as a whole, for a few epochs: its layers at a tenth of the head's rate."""
+    """A small pretrained network: its head first, then the whole for a few epochs at small rates.
+
+    The gradients of a random head would spoil the features that one is after (Kumar et al.
+    2022, "Fine-tuning can distort pretrained features").
+    """
     stages = [
         replace(
             stage,
             batch_size=TUNED_BATCH,
-            learning_rate=TUNED_RATE * stage.learning_rate,
-            head_learning_rate=stage.head_learning_rate or stage.learning_rate,
+            learning_rate=(PROBE_RATE if stage.trains == "head" else TUNED_RATE) * stage.learning_rate,
+            head_learning_rate=PROBE_RATE * (stage.head_learning_rate or stage.learning_rate),
             warmup=TUNED_WARMUP,
         )
         for stage in _shortened(recipe, TUNED_EPOCHS)
     ]
+    probe = replace(stages[0], trains="head", transform=None, epochs=PROBE_EPOCHS, steps=None)
+    stages = [probe, *stages]
     return replace(_small(recipe, models.LITE, stages), pretrained=True)
 
 

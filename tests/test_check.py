@@ -229,6 +229,20 @@ def cben_in_loops(counts, a, b):
     return [weight / sum(weights) for weight in weights]
 
 
+def prior_in_loops(counts, p, w, tau):
+    """By the logarithms, which add."""
+    logs = [math.log(a) + math.log(b) - tau * math.log(n) for a, b, n in zip(p, w, counts, strict=True)]
+    return [math.exp(v - max(logs)) / sum(math.exp(u - max(logs)) for u in logs) for v in logs]
+
+
+def frequencies_in_loops(posterior, prior, steps):
+    q = prior.tolist()
+    for _ in range(steps):
+        rows = [[v * a / b for v, a, b in zip(row, q, prior.tolist(), strict=True)] for row in posterior.tolist()]
+        q = [sum(row[c] / sum(row) for row in rows) / len(rows) for c in range(len(q))]
+    return q
+
+
 RIGHT = {
     "macro_f1": [macro_f1_in_loops],
     "balanced_accuracy": [
@@ -260,6 +274,8 @@ RIGHT = {
     "kps_loss": [kps_in_loops],
     "clouded_logits": [clouded_in_loops, clouded_from_the_loss],
     "cben": [cben_in_loops],
+    "head_prior": [prior_in_loops],
+    "estimate_frequencies": [frequencies_in_loops],
 }
 
 
@@ -492,4 +508,6 @@ def counts_of(case):
         return (rows if rows.min() == 1 else rows - 1).tolist()
     if "labels" in case:
         return torch.bincount(case["labels"]).tolist()
+    if "prior" in case:
+        return (case["prior"] / case["prior"].min()).round().int().tolist()
     return case["counts"] if "counts" in case else check.exponential_counts.reference(*case.values())

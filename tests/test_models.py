@@ -56,7 +56,6 @@ SIZES = {
     "resnext50": 25_028_904,
     "densenet121": 7_978_856,
     "efficientnet-b0": 5_288_548,
-    "efficientnet-lite0": 4_652_008,  # Liu 2020, "Higher accuracy on vision models with EfficientNet-Lite"
 }
 
 

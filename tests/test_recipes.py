@@ -155,13 +155,14 @@ def test_every_recipe_trains_on_frozen_features_or_says_which_part_needs_images(
     assert refused == {"blt", "cam", "plain"}
 
 
-def test_a_pretrained_network_is_fine_tuned_with_the_head_ahead_of_it():
+def test_a_pretrained_network_is_fine_tuned_after_its_head():
     recipe = recipes.get("gcl", scale="finetuned")
     assert (recipe.backbone, recipe.pretrained) == ("efficientnet-lite0", True)
-    first, second = recipe.stages
-    assert first.epochs == recipes.TUNED_EPOCHS
-    assert first.learning_rate == recipes.TUNED_RATE * first.head_learning_rate
-    assert second.trains == "head"
+    probe, first, second = recipe.stages
+    assert (probe.trains, probe.epochs, probe.loss, probe.transform) == ("head", 2, first.loss, None)
+    assert (first.trains, first.epochs, second.trains) == ("all", 3, "head")
+    assert [stage.head_learning_rate for stage in recipe.stages] == [0.1 * recipes.PROBE_RATE] * 3
+    assert first.learning_rate == 0.1 * recipes.TUNED_RATE
 
 
 @pytest.mark.parametrize("dataset", ["cifar10-lt", "cifar100-lt", "digits-lt", "imagenet-lt", "inat2018", "a/folder"])
