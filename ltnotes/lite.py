@@ -28,17 +28,21 @@ def points(
     Raises:
         ValueError: an unknown recipe.
     """
-    path = papers.folder().parent / "lite" / f"{dataset}.csv"
-    table = pd.DataFrame()
-    if scale == "lite" and imbalance == IMBALANCE and list(seeds) == SEEDS and path.is_file():
-        table = pd.read_csv(path, index_col="recipe")
-        table = table[table["seeds"] == len(SEEDS)]
+    known = table(dataset)
+    if scale != "lite" or imbalance != IMBALANCE or list(seeds) != SEEDS:
+        known = known[:0]
     return {
-        name: tuple(_two_values(table.loc[name, group]) for group in ("largest", "smallest"))
-        if name in table.index
+        name: tuple(_two_values(known.loc[name, group]) for group in ("largest", "smallest"))
+        if name in known.index and known.loc[name, "seeds"] == len(SEEDS)
         else runs.over_seeds(recipes.get(name, dataset, imbalance, scale), seeds)
         for name in names
     }
+
+
+def table(dataset: str) -> pd.DataFrame:
+    """The page's table, by recipe: mean and standard deviation as text; empty for a data set without one."""
+    path = papers.folder().parent / "lite" / f"{dataset}.csv"
+    return pd.read_csv(path, index_col="recipe") if path.is_file() else pd.DataFrame()
 
 
 def _two_values(entry: str) -> np.ndarray:
