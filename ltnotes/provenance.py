@@ -110,10 +110,12 @@ def _source(module: str) -> tuple[str, tuple[str, ...]]:
         return module, ()
     tree = ast.parse(Path(path).read_text(encoding="utf-8"))
     imported = set()
-    for node in ast.walk(tree):
+    # Imports within functions are left out: whether they are loaded depends on what else a process does.
+    for node in tree.body:
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ltnotes"):
             imported |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)} & sys.modules.keys()
             imported -= {"ltnotes"}  # a new version number changes no training
+    for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
             node.body = [statement for statement in node.body if not _is_text(statement)] or [ast.Pass()]
     return ast.unparse(tree), tuple(sorted(imported))

@@ -217,6 +217,16 @@ def hash_of(tmp_path, monkeypatch):
     provenance._source.cache_clear()
 
 
+def test_what_else_a_process_has_loaded_is_no_code_of_a_run():
+    """A folder of images is read by a module that no training needs."""
+    code = "from ltnotes import provenance, recipes; print(provenance.code_hash(recipes.get('ce')))"
+    found = {
+        subprocess.run([sys.executable, "-c", before + code], capture_output=True, text=True, check=True).stdout
+        for before in ("", "import ltnotes.folders, ltnotes.diagnose, ltnotes.features; ")
+    }
+    assert len(found) == 1
+
+
 @pytest.mark.parametrize(("old", "new"), UNCHANGED)
 def test_comments_and_docstrings_do_not_count_as_code(hash_of, old, new):
     assert old in MODULE
