@@ -103,16 +103,21 @@ def scan(folder: Path, size: int = 128) -> Scan:
             files.append(file)
             if pixels is not None:
                 read.append(pixels)
-            if sys.stderr.isatty() and (i % 100 == 0 or i == len(candidates) - 1):
-                print(f"\rreading {i + 1} of {len(candidates)} images", end="", file=sys.stderr, flush=True)
-    if sys.stderr.isatty():
-        print(file=sys.stderr)
+            if i % 100 == 0 or i == len(candidates) - 1:
+                _report("reading", i + 1, len(candidates))
     files.sort(key=lambda file: file.trouble is not None)  # stable: usable ones stay in the order of their pixels
     pixels = np.stack(read) if read else np.empty((0, size, size, 3), np.uint8)
     found = Scan(folder, tuple(files), pixels, tuple(ignored))
     classes = len(found.class_names)
     require(classes >= 2, "folder", f"{folder} with images in {classes} class folders", "two class folders and more")
     return found
+
+
+def _report(doing: str, done: int, total: int) -> None:
+    """On a terminal, how far it is."""
+    if sys.stderr.isatty():
+        end = "\n" if done == total else ""
+        print(f"\r{doing} {done} of {total} images", end=end, file=sys.stderr, flush=True)
 
 
 def _find(folder: Path) -> tuple[list[ImageFile], list[str]]:
@@ -223,6 +228,7 @@ def alike(pixels: np.ndarray) -> list[tuple[int, int]]:
         close = vectors[start : start + CHUNK] @ vectors[start:].T >= ALIKE
         first, second = close.triu(1).nonzero(as_tuple=True)
         pairs += [(start + i, start + j) for i, j in zip(first.tolist(), second.tolist(), strict=True)]
+        _report("comparing", min(start + CHUNK, len(vectors)), len(vectors))
     return pairs
 
 
