@@ -255,19 +255,21 @@ def split(found: Scan, groups: np.ndarray, share: float = 0.2, seed: int = 0) ->
 
     Of a class of ``n`` images about ``share * n`` are drawn, at least one if there are two
     groups, and never all. Images of a group stay together, so that no test image has its
-    double in training.
+    double in training; a group with images of several classes is trained on.
     """
     share = number("test_share", share, above=0, below=1)
     seed = whole("seed", seed)
     if found.usable[0].split is not None:
         return np.array([file.split == "test" for file in found.usable])
     test, labels = np.zeros(len(groups), bool), found.labels
+    classes = np.bincount(np.unique(np.stack([groups, labels]), axis=1)[0])  # of each group
     for class_id in range(len(found.class_names)):
         own = np.flatnonzero(labels == class_id)
         order = np.random.default_rng([seed, class_id]).permutation(np.unique(groups[own]))
+        order = order[np.argsort(classes[order] > 1, kind="stable")]
         wanted = max(1, round(share * len(own)))
         for group in order[:-1]:
-            if test[own].sum() >= wanted:
+            if test[own].sum() >= wanted or classes[group] > 1:
                 break
             test[own[groups[own] == group]] = True
     return test

@@ -165,6 +165,16 @@ def test_no_image_is_drawn_into_test_whose_copy_is_trained_on(tmp_path, load):
         assert diagnose(folder, SIZE, seed=seed, root=tmp_path / "d").leaks == ()
 
 
+def test_an_image_under_two_classes_is_never_tested_on(tmp_path):
+    folder = fill(tmp_path / "x", {"a": 6, "b": 6})
+    for path in sorted((folder / "a").glob("*.png"))[:4]:
+        shutil.copy(path, folder / "b" / f"copy of {path.name}")
+    for seed in range(5):
+        found = diagnose(folder, SIZE, seed=seed, test_share=0.5, root=tmp_path / "d")
+        assert len(found.contradictions) == 4 and found.leaks == ()
+        assert found.tests == (2, 5)  # of a, four are of b as well
+
+
 def test_files_that_are_no_images_are_left_out_and_named(pets, tmp_path):
     (pets / "cat" / "notes.txt").write_text("x")
     (pets / "cat" / ".hidden.png").write_text("x")
