@@ -1,6 +1,8 @@
 """Frozen features: extracted once, kept, gone on from, and trained on like any other data set."""
 
 import dataclasses
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -199,3 +201,33 @@ def test_fine_tuning_begins_with_the_network_of_the_frozen_features(digits):
     again = models.build("efficientnet-lite0", 10)
     again.load_state_dict(tuned.state_dict())
     torch.testing.assert_close(again.eval()(small), tuned.eval()(small))
+
+
+def test_a_network_of_torchvision_gives_its_pooled_map(digits, monkeypatch):
+    monkeypatch.setattr(models, "pretrained_backbone", lambda name: models.BACKBONES[name](None))
+    found = features.load("resnet18")
+    found.module.eval()
+    assert (found.mean, found.std, found.head) == (*features.IMAGENET, None)
+    assert features._features(found, digits.test.images[:2], 64).shape == (2, 512)
+
+
+def test_a_network_of_timm_has_its_own_size_and_constants(digits, monkeypatch):
+    """Tried with timm 1.0 itself, on a ResNet and a ViT without their weights; here is what is asked of it."""
+    made = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten())
+    config = {"input_size": (3, 40, 40), "mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
+    timm = types.SimpleNamespace(
+        create_model=lambda name, pretrained, num_classes: {("tiny", True, 0): made}[name, pretrained, num_classes],
+        data=types.SimpleNamespace(resolve_model_data_config=lambda module: config if module is made else None),
+    )
+    monkeypatch.setitem(sys.modules, "timm", timm)
+    found = features.load("timm:tiny")
+    assert (found.size, found.mean, found.std) == (40, (0.5,) * 3, (0.25,) * 3)
+    assert features._features(found, digits.test.images[:2], 40).shape == (2, 12)
+    with pytest.raises(RuntimeError, match=r"^network: timm gave no weights for 'other'"):
+        features.load("timm:other")
+
+
+def test_without_timm_its_networks_say_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(ImportError, match=r"^network: timm:tiny needs timm \(.*\); 'pip install timm'"):
+        features.load("timm:tiny")
