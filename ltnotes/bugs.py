@@ -196,7 +196,8 @@ BUGS: dict[str, Bug] = {
     ),
     "weighted-twice": Bug(
         "weighted",
-        "The sampler draws all classes alike, and the loss weights them by the inverse of their size as well.",
+        "The sampler draws all classes alike, and the loss weights them by the inverse of their size as well. Any two"
+        " corrections of full strength look like this.",
         "loss = CrossEntropy() if sampler else WeightedCrossEntropy(counts)",
         wrong={"balancer": part("balancers.class_balanced")},
     ),
@@ -209,7 +210,8 @@ BUGS: dict[str, Bug] = {
     ),
     "rate-of-another-batch": Bug(
         "ce",
-        f"The learning rate is that of batches {LARGER} times as large.",
+        f"The learning rate is that of batches {LARGER} times as large. The end is hardly harmed, because the rate"
+        " falls in time.",
         "rate = rate_of_paper * batch_size / batch_size_of_paper",
         wrong={"learning_rate": LARGER * 0.1 * recipes.FROZEN_RATE},
     ),
@@ -222,14 +224,15 @@ BUGS: dict[str, Bug] = {
     ),
     "test-resampled": Bug(
         "ce",
-        "The test images were drawn with the sampler of training. Most of them are of the large classes, and so is"
-        " the accuracy.",
+        "The test images were drawn with the class frequencies of training. Most of them are of the large classes, and"
+        " so is the accuracy. A random split of a long-tailed collection does the same.",
         "test_loader = DataLoader(test)  # no sampler",
         made=_resampled,
     ),
     "augmentation-off": Bug(
         "ce",
-        "Training images go through the transform of the test images, without random shifts and mirror images.",
+        "Training images go through the transform of the test images, without random shifts and mirror images. A"
+        " training without weight decay, or far too long, looks alike.",
         "train.transform, test.transform = augment, normalize",
         wrong={"pad": 0, "flip": False},
         right={"pad": None},

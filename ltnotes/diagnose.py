@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import binomtest
+from scipy.stats import norm
 
 from ltnotes import folders
 from ltnotes.counts import imbalance_ratio, rank_groups, shot_groups
@@ -103,8 +104,8 @@ def _table(of: Diagnosis) -> Iterator[str]:
 
 def half_width(n: int, recall: float = 0.5) -> float:
     """Half of the Wilson interval of a recall that is measured on ``n`` test images."""
-    low, high = binomtest(round(recall * n), n).proportion_ci(CONFIDENCE, "wilson")
-    return (high - low) / 2
+    z = norm.ppf((1 + CONFIDENCE) / 2)
+    return z / (1 + z**2 / n) * math.sqrt(recall * (1 - recall) / n + z**2 / (4 * n**2))
 
 
 def recommend(counts: Sequence[int], tests: Sequence[int]) -> tuple[str, str]:

@@ -74,6 +74,7 @@ METHOD_NAMES = {
     "cam-fusion": "feature fusion",
     "cam-no-fusion": "balanced batches alone",
     "ldam-drw": "LDAM with DRW",
+    "drw": "deferred re-weighting",
     "kps": "KPS with GA",
     "kps-plain": "KPS without GA",
     "kps-drw": "KPS with DRW",
