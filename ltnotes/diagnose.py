@@ -124,7 +124,7 @@ def recommend(counts: Sequence[int], tests: Sequence[int]) -> tuple[str, str]:
     if (tested := np.array(tests) < FEW_TESTS).any():
         reason += f" {tested.sum()} classes have under {FEW_TESTS} test images: compare methods on groups of classes."
     if min(counts) <= 5:
-        reason += " Classes of 5 images and fewer gain more from new images than from any method."
+        reason += " For classes of 5 images and fewer, look for new images first, and compare 'ncm'."
     return "logit-adjustment", reason
 
 

@@ -50,7 +50,7 @@ class LiveStage:
         self.transform: Transform = of_type("transform", made, Transform)
         blocks = len(model.backbone)
         self.frozen = {"all": 0, "head": blocks, "rest": self.transform.block or blocks}[stage.trains]
-        self.optimizer = _optimizer(model, self.loss, stage, self.frozen)
+        self.optimizer = _optimizer(model, self.loss, stage, self.frozen, training.device)
         self.best: dict[str, Any] = {}
 
     def start(self) -> None:
@@ -213,7 +213,7 @@ def num_steps(stage: Any, num_images: int) -> int:
     return max(1, round(stage.epochs * math.ceil(num_images / stage.batch_size)))
 
 
-def _optimizer(model: nn.Module, loss: nn.Module, stage: Any, frozen: int) -> torch.optim.SGD:
+def _optimizer(model: nn.Module, loss: nn.Module, stage: Any, frozen: int, device: torch.device) -> torch.optim.SGD:
     """SGD over the blocks that are not frozen and the head, each with its own rate; a loss learns like the head."""
     head_rate = stage.learning_rate if stage.head_learning_rate is None else stage.head_learning_rate
     of_head = [parameter for parameter in (*model.head.parameters(), *loss.parameters()) if parameter.requires_grad]
@@ -221,7 +221,6 @@ def _optimizer(model: nn.Module, loss: nn.Module, stage: Any, frozen: int) -> to
     if stage.trains != "head":
         below = [*model.backbone[frozen:].parameters(), *model.projection.parameters()]
         groups.insert(0, {"params": below, "base_lr": stage.learning_rate})
-    device = next(model.parameters()).device
     for group in groups:
         group["lr"] = torch.tensor(group["base_lr"], device=device)
     kind = {"fused": True} if device.type == "cuda" else {"foreach": True}

@@ -149,7 +149,7 @@ def home(network, tmp_path, monkeypatch):
     runs._load.cache_clear()
 
 
-@pytest.mark.parametrize("name", ["ce", "logit-adjustment", "kps", "fbl", "gcl", "crt", "class-balanced-sampling"])
+@pytest.mark.parametrize("name", ["ce", "logit-adjustment", "kps", "fbl", "gcl", "crt", "ncm", "tau-norm"])
 def test_a_recipe_trains_its_head_on_them(home, name):
     recipe = recipes.get(name, "digits-lt", 20, "frozen", epochs=20)  # a re-trained head has a twentieth of that
     assert recipe.backbone == "frozen-efficientnet-lite0"
