@@ -1,4 +1,4 @@
-"""The command line: ``ltnotes chapters``, ``run``, ``recipes``, ``diagnose``, ``report`` and ``ledger``."""
+"""The command line: ``ltnotes chapters``, ``run``, ``recipes``, ``diagnose``, ``report``, ``course``, ``ledger``."""
 
 from __future__ import annotations
 
@@ -54,6 +54,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     reporting.add_argument("run", type=user_path, metavar="RUN", help="its folder, which 'ltnotes run' names")
     reporting.add_argument("--out", type=user_path, help="the page (default: report.html in that folder)")
 
+    add_course(commands.add_parser("course", help="assignments from the chapters' exercises, graded by nbgrader"))
+
     ledger = commands.add_parser("ledger", help="train the full-scale runs that the book quotes, most worth first")
     ledger.add_argument("--status", action="store_true", help="say what is done, running and to do, and train nothing")
     ledger.add_argument("--only", nargs="+", default=[], metavar="RECIPE", help="these alone (default: the whole plan)")
@@ -72,6 +74,26 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
             if getattr(options, name) != listing.get_default(name):
                 parser.error(f"--{name}: has no effect without a RECIPE to show")
     return options
+
+
+def add_course(course: argparse.ArgumentParser) -> None:
+    steps = course.add_subparsers(dest="step", required=True)
+    make = steps.add_parser("make", help="write the assignments of all chapters, as students get them")
+    make.add_argument("folder", type=user_path, help="where they go")
+    make.add_argument("--solutions", action="store_true", help="with solutions, marks and hidden checks")
+    init = steps.add_parser("init", help="make a course for nbgrader")
+    init.add_argument("folder", type=user_path, help="a new folder")
+    for name, what in (
+        ("release", "write what students get"),
+        ("grade", "grade what they handed in"),
+        ("feedback", "write a page for each student"),
+    ):
+        step = steps.add_parser(name, help=f"{what} of an assignment")
+        step.add_argument("folder", type=user_path, help="the course")
+        step.add_argument("assignment", help="such as 01-long-tail-lab")
+    grades = steps.add_parser("grades", help="write grades.csv")
+    grades.add_argument("folder", type=user_path, help="the course")
+    grades.set_defaults(assignment=None)
 
 
 SETTING = ("dataset", "imbalance", "scale", "protocol")
@@ -146,6 +168,18 @@ def run_report(options: argparse.Namespace) -> None:
     from ltnotes.report import report
 
     print(report(open_run(options.run), options.out or options.run / "report.html"))
+
+
+def run_course(options: argparse.Namespace) -> None:
+    from ltnotes import course  # nbformat comes with the [book] extra only
+
+    if options.step == "make":
+        for path in course.make(options.folder, released=not options.solutions):
+            print(path)
+    elif options.step == "init":
+        print(course.init(options.folder) / "README.md")
+    else:
+        course.step(options.step, options.folder, options.assignment)
 
 
 def run_ledger(options: argparse.Namespace, arguments: list[str]) -> int:
@@ -228,19 +262,22 @@ def rate(stage: Stage) -> str:
     return f"{text}, x {stage.decay:g} at {unit} {', '.join(f'{m * total:.3g}' for m in stage.milestones)}"
 
 
+DO = {
+    "chapters": run_chapters,
+    "run": run_recipe,
+    "diagnose": run_diagnosis,
+    "report": run_report,
+    "course": run_course,
+}
+
+
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     try:
         if options.command == "ledger":
             return run_ledger(options, sys.argv[1:] if arguments is None else arguments)
-        if options.command == "chapters":
-            run_chapters(options)
-        elif options.command == "run":
-            run_recipe(options)
-        elif options.command == "diagnose":
-            run_diagnosis(options)
-        elif options.command == "report":
-            run_report(options)
+        if options.command in DO:
+            DO[options.command](options)
         elif options.names:
             for recipe in [chosen_recipe(name, options) for name in options.names]:  # all of them before the first
                 show_recipe(recipe)
