@@ -41,6 +41,7 @@ METHOD_COLORS = {
     "cam-fusion": "#1B7837",
     "cam-no-fusion": "#C2A5CF",
     "ldam-drw": "#E6AB02",
+    "drw": "#B15928",
     "kps": "#01665E",
     "kps-plain": "#7FCDBB",
     "kps-drw": "#9EBCDA",

@@ -59,7 +59,8 @@ def test_every_backbone_stays_the_function_that_it_is(backbone, norms_run):
     before, norms_run[:] = len(norms_run), []
     with folded(model):
         found = output_and_gradient(model, x)
-    assert len(norms_run) == (62 if backbone == "densenet121" else 0) < before
+    if backbone != models.LITE:  # whose norms are torchvision's frozen ones, which stay as they are
+        assert len(norms_run) == (62 if backbone == "densenet121" else 0) < before
     for one, other in zip(found, expected, strict=True):
         assert_same(one, other)
 
