@@ -1,4 +1,4 @@
-"""The command line: ``ltnotes chapters``, ``run``, ``recipes``, ``diagnose``, ``report``, ``course``, ``ledger``."""
+"""The command line: ``ltnotes chapters``, ``run``, ``recipes`` and the others that ``ltnotes --help`` lists."""
 
 from __future__ import annotations
 
@@ -55,6 +55,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     reporting.add_argument("--out", type=user_path, help="the page (default: report.html in that folder)")
 
     add_course(commands.add_parser("course", help="assignments from the chapters' exercises, graded by nbgrader"))
+
+    commands.add_parser("doctor", help="say what this machine lacks, and how to get it")
 
     ledger = commands.add_parser("ledger", help="train the full-scale runs that the book quotes, most worth first")
     ledger.add_argument("--status", action="store_true", help="say what is done, running and to do, and train nothing")
@@ -182,6 +184,13 @@ def run_course(options: argparse.Namespace) -> None:
         course.step(options.step, options.folder, options.assignment)
 
 
+def run_doctor(options: argparse.Namespace) -> None:
+    from ltnotes.doctor import findings
+
+    for finding in findings():
+        print(finding)
+
+
 def run_ledger(options: argparse.Namespace, arguments: list[str]) -> int:
     from ltnotes import devices, ledger, ledger_work
 
@@ -268,6 +277,7 @@ DO = {
     "diagnose": run_diagnosis,
     "report": run_report,
     "course": run_course,
+    "doctor": run_doctor,
 }
 
 
