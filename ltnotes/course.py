@@ -22,7 +22,6 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from ltnotes.options import choice, require
 from ltnotes.reruns import book_folder, read_notebook
 
-KINDS = ("Calculation", "Derivation", "Code", "Experiment")
 LEVELS = {"lab": ("Code",), "homework": ("Calculation", "Derivation", "Code")}
 """Which exercises an assignment has: those that grade themselves, in an hour; or all that need no training."""
 TOTAL = 100  # points of an assignment
