@@ -173,10 +173,10 @@ def run_report(options: argparse.Namespace) -> None:
 
 
 def run_course(options: argparse.Namespace) -> None:
-    from ltnotes import course  # nbformat comes with the [book] extra only
+    from ltnotes import assignments, course  # nbformat comes with the [book] extra only
 
     if options.step == "make":
-        for path in course.make(options.folder, released=not options.solutions):
+        for path in assignments.make(options.folder, released=not options.solutions):
             print(path)
     elif options.step == "init":
         print(course.init(options.folder) / "README.md")
