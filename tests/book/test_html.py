@@ -244,3 +244,66 @@ def test_keyboard_search_opens_from_a_chapter(html: Path, site: str, browser) ->
     page.keyboard.press("Enter")
     page.wait_for_selector("#search-results li a", timeout=15_000)
     context.close()
+
+
+# --- questions before their results --------------------------------------------
+
+
+def first_question(page, html: Path):
+    """The first question of chapter 2 from the disk, as a reader without a server has it."""
+    page.goto((html / "02-balancers.html").as_uri(), wait_until="load")
+    return page.locator("div.question").first
+
+
+def result_of(page):
+    return page.locator("div.cell:has(div.question) table.dataframe").first
+
+
+def test_a_result_is_hidden_until_a_key_chooses_an_answer(html: Path, browser) -> None:
+    page = browser.new_context().new_page()
+    question = first_question(page, html)
+    assert question.locator("details[open]").count() == 0
+    assert not result_of(page).is_visible()
+    assert not page.locator("#see-02-five").locator("xpath=..").is_visible()
+    wrong = question.locator("details.wrong").first
+    wrong.locator("summary").focus()
+    page.keyboard.press("Enter")
+    assert wrong.get_by_text("No.").is_visible()
+    assert "Not this one" in question.get_by_role("status").inner_text()
+    assert result_of(page).is_visible()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")  # the link of the comment
+    page.wait_for_url(re.compile("#see-02-"))
+    question.locator("details.right summary").press(" ")
+    assert question.get_by_role("status").inner_text().startswith("Right.")
+    page.context.close()
+
+
+def test_a_result_is_shown_without_an_answer_and_on_paper(html: Path, browser) -> None:
+    for reveal in (lambda page: page.get_by_role("button", name="Show the result").first.press("Enter"), print_it):
+        page = browser.new_context().new_page()
+        first_question(page, html)
+        assert not result_of(page).is_visible()
+        reveal(page)
+        assert result_of(page).is_visible()
+        page.context.close()
+
+
+def print_it(page) -> None:
+    page.evaluate("() => window.dispatchEvent(new Event('beforeprint'))")
+
+
+def test_without_a_script_the_result_is_there_and_comments_are_folded(html: Path, browser) -> None:
+    page = browser.new_context(java_script_enabled=False).new_page()
+    question = first_question(page, html)
+    assert result_of(page).is_visible()
+    comment = question.locator("details.right p")
+    assert not comment.is_visible()
+    question.locator("details.right summary").click()
+    assert comment.is_visible()
+    assert page.get_by_role("button", name="Show the result").count() == 0
+    page.context.close()
+
+
+def test_the_script_of_the_questions_is_short() -> None:
+    assert len((ROOT / "book" / "_static" / "questions.js").read_text().splitlines()) <= 150

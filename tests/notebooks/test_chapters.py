@@ -15,7 +15,7 @@ BOOK = Path(__file__).resolve().parents[2] / "book"
 CHAPTERS = sorted(BOOK.glob("*.ipynb"))
 PARAMETERS = {"dataset": str, "imbalance": int, "scale": str, "seed": int}
 MAX_CELL_LINES = 40
-CELLS = (40, 80)
+CELLS = (40, 82)
 WORDS = (2_500, 4_600)
 FIGURES = (8, 13)
 EXERCISES = (4, 6)
@@ -64,7 +64,7 @@ def words(chapter: NotebookNode) -> int:
     """Words of prose, without formulas, code and the directives' own lines."""
     text = "\n".join(map(prose, chapter.cells))
     text = re.sub(r"\$\$.*?\$\$|\\begin\{(\w+\*?)\}.*?\\end\{\1\}", " ", text, flags=re.S)
-    text = re.sub(r"^\s*(?:`{3,}|:{3,}|:\w+:).*$", " ", text, flags=re.M)
+    text = re.sub(r"^\s*(?:`{3,}|:{3,}|:\w+:).*$|</?[a-z][^>]*>", " ", text, flags=re.M)
     return len(re.findall(r"[^\W\d_][\w'’-]*", re.sub(r"\$[^$]+\$|`[^`]+`", " x ", text)))
 
 
