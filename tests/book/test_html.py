@@ -160,6 +160,9 @@ def test_chapter_offers_download_and_launch(html: Path, chapter: str) -> None:
     assert f"_sources/{chapter}.ipynb" in links, "no download as .ipynb"
     colab = f"https://colab.research.google.com/github/{REPO.split('github.com/')[-1]}/blob/main/book/{chapter}.ipynb"
     assert colab in links, f"no launch on Colab: {colab}"
+    assert any(link.startswith("https://mybinder.org/v2/gh/") and chapter in link for link in links), (
+        "no launch on Binder"
+    )
     assert any(link.startswith(f"{HUB}/hub/user-redirect/git-pull?") and chapter in link for link in links), (
         "no launch on JupyterHub"
     )
