@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import nbformat
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -310,3 +311,40 @@ def test_without_a_script_the_result_is_there_and_comments_are_folded(html: Path
 
 def test_the_script_of_the_questions_is_short() -> None:
     assert len((ROOT / "book" / "_static" / "questions.js").read_text().splitlines()) <= 150
+
+
+# --- solutions -----------------------------------------------------------------------
+
+
+def secrets(chapter: str) -> tuple[list[str], list[str]]:
+    """Words that begin a solution, and lines of code in one, as a page shows them."""
+    cells = nbformat.read(ROOT / "book" / f"{chapter}.ipynb", as_version=4).cells
+    prose = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    words = re.findall(r":::\{admonition\} Solution\n:class: dropdown\n\n([^$`{*\n'\"]{20,})", prose)
+    code = [cell.source for cell in cells if "hide-cell" in cell.metadata.get("tags", [])]
+    shown = {line.strip() for cell in cells if cell.source not in code for line in cell.source.splitlines()}
+    lines = {line.strip() for source in code for line in source.splitlines()}
+    return words, [line for line in lines - shown if len(line) > 30]
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_no_solution_lies_open_and_no_hidden_check_is_there(html: Path, browser, chapter: str) -> None:
+    page = browser.new_context().new_page()
+    page.goto((html / f"{chapter}.html").as_uri(), wait_until="load")
+    page.wait_for_timeout(500)
+    whole, seen = page.locator("article").text_content(), page.locator("article").inner_text()
+    words, lines = secrets(chapter)
+    assert len(lines) > 10
+    for secret in (*words, *lines, "### BEGIN SOLUTION"):
+        assert " ".join(secret.split()) in " ".join(whole.split()), f"not in the page at all: {secret}"
+        assert " ".join(secret.split()) not in " ".join(seen.split()), f"open to see: {secret}"
+    assert "HIDDEN TESTS" not in whole
+    page.context.close()
+
+
+def test_the_published_assignments_are_students_copies(html: Path) -> None:
+    """What a reader can fetch of them beside the chapters."""
+    published = sorted((html / "_downloads").rglob("*.ipynb"))
+    assert len(published) == 2 * len(CHAPTERS)
+    for path in published:
+        assert not re.search(r"### (BEGIN|END) |\*\*Marks\*\*", path.read_text(encoding="utf-8")), path
