@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from data_prep import prepare as writer
+from data_prep.lists import SETS, prepare_listed
 from data_prep.sources import Pool, PrepareError, read_class_folders, read_torchvision_cifar
 from ltnotes.data import DEFAULT_IMBALANCE, data_root
 from ltnotes.files import one_line, user_path
@@ -20,17 +21,19 @@ CIFAR_SIZE = 32
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m data_prep",
-        description="Prepare long-tailed data sets as memory-mappable arrays with a manifest."
-        " Running it twice changes nothing. digits-lt needs no preparation.",
+        description="Prepare long-tailed data sets: CIFAR as memory-mappable arrays, large sets as lists of files"
+        " that were checked; each with a manifest. Running it twice changes nothing. digits-lt needs no preparation.",
     )
-    parser.add_argument("dataset", choices=sorted(CLASSES))
+    parser.add_argument("dataset", choices=[*sorted(CLASSES), *SETS])
+    parser.add_argument("--lists", type=user_path, help="of a large set: the folder with its official lists")
+    parser.add_argument("--images", type=user_path, help="of a large set: the folder in which the lists' paths begin")
     parser.add_argument(
         "--imbalance",
         type=float,
         nargs="+",
-        default=[float(DEFAULT_IMBALANCE)],
+        default=[],
         metavar="RHO",
-        help="largest class over smallest class; several make several sets (default: %(default)s)",
+        help=f"largest class over smallest class; several make several sets (default: {DEFAULT_IMBALANCE})",
     )
     parser.add_argument("--source", type=user_path, help="a folder or zip of class folders, instead of a download")
     parser.add_argument("--out", type=user_path, help="where prepared sets go (default: LTNOTES_DATA, or ./data)")
@@ -43,6 +46,14 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         help="hold out K training images per class (default: none)",
     )
     options = parser.parse_args(arguments)
+    large = options.dataset in SETS
+    for name in ("imbalance", "source", "validation") if large else ("lists", "images"):
+        if getattr(options, name):
+            parser.error(f"--{name}: has no effect on {options.dataset}")
+    for name in ("lists", "images") if large else ():
+        if not getattr(options, name):
+            parser.error(f"--{name}: {options.dataset} needs it; see --help")
+    options.imbalance = options.imbalance or [float(DEFAULT_IMBALANCE)]
     if options.seed < 0:
         parser.error(f"--seed: got {options.seed}, allowed are 0 and above")
     if options.validation < 0:
@@ -61,6 +72,10 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     try:
         root = options.out or data_root()
+        if options.dataset in SETS:
+            folder, written, notes = prepare_listed(options.dataset, options.lists, options.images, root, options.seed)
+            print("\n".join([*notes, f"{'prepared' if written else 'already prepared'}: {folder}"]))
+            return 0
         for imbalance in options.imbalance:
             number("imbalance", imbalance, least=1)
         pool = read_pool(options, root)

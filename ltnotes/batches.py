@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ltnotes.data import LongTailData
+from ltnotes.image_files import CROPS, FileAugmenter
 from ltnotes.options import require
 
 
@@ -45,6 +46,27 @@ def check_probabilities(probabilities: Tensor, classes: int) -> None:
     require(ok, "balancer", probabilities, f"one that gives {classes} probabilities, of sum 1")
 
 
+def augmenter(
+    data: LongTailData, pad: int | None = None, flip: bool | None = None, crop: str | None = None
+) -> Augmenter | FileAugmenter:
+    """What gives a set's augmented training images, from memory or from files.
+
+    Args:
+        pad, flip: as :class:`Augmenter` has them; images in files have no ``pad``.
+        crop: how images in files are cut, one of ``CROPS``; the set's own if not given.
+
+    Raises:
+        ValueError: an option that would have no effect on this set.
+    """
+    if not data.in_files:
+        require(crop is None, "crop", crop, f"None for {data.name}, whose images are in memory and shifted by pad")
+        return Augmenter(data, pad, flip)
+    require(pad is None, "pad", pad, f"None for {data.name}, whose images are cut as crop says: {', '.join(CROPS)}")
+    normalize = Normalizer(data.mean, data.std, data.train.labels.device)
+    flip = data.flip if flip is None else flip
+    return FileAugmenter(data.train.images, normalize, crop or data.crop, flip)
+
+
 class Augmenter:
     """Random crops and mirror images of a training set, a batch at a time on its device.
 
@@ -57,6 +79,8 @@ class Augmenter:
         pad: pixels of random shift, in place of the set's own.
         flip: whether a mirror image is as good, in place of the set's own.
     """
+
+    ahead = False  # a batch is made when it is asked for
 
     def __init__(self, data: LongTailData, pad: int | None = None, flip: bool | None = None):
         images = data.train.images

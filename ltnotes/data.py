@@ -1,4 +1,4 @@
-"""Long-tailed data sets as uint8 tensors on the device.
+"""Long-tailed data sets: as uint8 tensors on the device, or as files that are read while a network trains.
 
 ``load`` reads what ``python -m data_prep`` prepared. ``digits-lt``, the embedded
 default, needs no preparation: scikit-learn ships the images.
@@ -8,22 +8,27 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ltnotes.counts import check_counts, exponential_counts
+from ltnotes.counts import check_counts
 from ltnotes.devices import choose_device
 from ltnotes.files import DamagedFileError, user_path
+from ltnotes.image_files import ImageFiles
 from ltnotes.options import number, whole
-from ltnotes.prepared import MANIFEST, SPLITS, channel_statistics, read_manifest, read_prepared
+from ltnotes.prepared import MANIFEST, SPLITS, check_images, read_manifest, read_prepared
 
 NAMES = ("digits-lt", "cifar10-lt", "cifar100-lt")
+LARGE = ("imagenet-lt", "places-lt", "inat2017", "inat2018", "inat2018-blt")
+"""Sets with lists of their own, whose images stay in files; the last is BLT's version of iNaturalist 2018."""
 DEFAULT_IMBALANCE = 100
-DIGITS_TEST_PER_CLASS = 50
+PIECE = 1 << 15  # images
 
 
 def home() -> Path:
@@ -46,16 +51,20 @@ def data_root() -> Path:
 
 @dataclass(frozen=True)
 class Split:
-    """Images uint8 ``[N, H, W, 3]``, or features float32 ``[N, 1, 1, D]``, and class ids int64 ``[N]``."""
+    """Images uint8 ``[N, H, W, 3]`` or in files, or features float32 ``[N, 1, 1, D]``; and class ids int64 ``[N]``."""
 
-    images: Tensor
+    images: Tensor | ImageFiles
     labels: Tensor
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, indices: Tensor) -> Split:
+    def __getitem__(self, indices: Tensor | slice) -> Split:
         return Split(self.images[indices], self.labels[indices])
+
+    def pieces(self, size: int = PIECE) -> Iterator[Split]:
+        """The split in pieces of so many images, for what would need too much memory on all of them."""
+        yield from (self[start : start + size] for start in range(0, len(self), size))
 
     def to(self, device: torch.device | str) -> Split:
         return Split(self.images.to(device), self.labels.to(device))
@@ -70,6 +79,7 @@ class LongTailData:
         pad, flip: the training augmentation that suits these images: pixels of random
             shift, and whether a mirror image still shows the same class.
         fingerprint: hash of the chosen images; two sets with the same one are the same data.
+        crop: how training images in files are cut; "" of images in memory.
     """
 
     name: str
@@ -84,6 +94,7 @@ class LongTailData:
     pad: int
     flip: bool
     fingerprint: str
+    crop: str = ""
 
     @property
     def num_classes(self) -> int:
@@ -109,6 +120,11 @@ class LongTailData:
         """What a 1 of ``mean`` and ``std`` is in the images: 255, and 1 in features."""
         return 255.0 if self.train.images.dtype == torch.uint8 else 1.0
 
+    @property
+    def in_files(self) -> bool:
+        """Whether images are read while a network trains."""
+        return isinstance(self.train.images, ImageFiles)
+
     def to(self, device: torch.device | str) -> LongTailData:
         validation = None if self.validation is None else self.validation.to(device)
         return replace(self, train=self.train.to(device), test=self.test.to(device), validation=validation)
@@ -125,9 +141,9 @@ def load(
     """Load a data set onto a device.
 
     Args:
-        name: one of ``NAMES``, or the path of a prepared folder.
+        name: one of ``NAMES`` or ``LARGE``, or the path of a prepared folder.
         imbalance: ratio of the largest to the smallest class; 100 if not given. A
-            prepared folder knows its own.
+            prepared folder and the large sets know their own.
         seed: which images were drawn.
         root: where prepared data sets lie; ``LTNOTES_DATA`` or ``data`` if not given.
         device: where the tensors go; the CPU if not given.
@@ -142,9 +158,14 @@ def load(
     imbalance = None if imbalance is None else number("imbalance", imbalance, least=1)
     seed, validation = whole("seed", seed), whole("validation", validation)
     is_folder = is_prepared(name)
-    if name not in NAMES and not is_folder:
-        raise ValueError(f"dataset: got {name!r}, allowed are {', '.join(NAMES)}, or the path of a prepared folder")
+    if name not in (*NAMES, *LARGE) and not is_folder:
+        known = ", ".join((*NAMES, *LARGE))
+        raise ValueError(f"dataset: got {name!r}, allowed are {known}, or the path of a prepared folder")
+    if name in LARGE and not is_folder:
+        name, is_folder = _large_folder(name, user_path(root) if root is not None else data_root()), True
     if name == "digits-lt":
+        from ltnotes.digits import digits  # builds on this module
+
         data = digits(DEFAULT_IMBALANCE if imbalance is None else imbalance, seed)
     elif is_folder:
         data = read_folder(user_path(name))
@@ -173,6 +194,15 @@ def load(
     return data.to(choose_device(device)) if device is not None else data
 
 
+def _large_folder(name: str, root: Path) -> str:
+    if not (root / name / MANIFEST).is_file():
+        raise FileNotFoundError(
+            f"{name} is not prepared in {root}; run 'python -m data_prep {name} --lists FOLDER --images FOLDER' with"
+            " its official lists and images, or use dataset 'digits-lt', which needs no preparation"
+        )
+    return str(root / name)
+
+
 def from_folder(
     folder: str | Path, size: int = 128, test_share: float = 0.2, seed: int = 0, root: str | Path | None = None
 ) -> LongTailData:
@@ -199,8 +229,9 @@ def from_folder(
 
 
 def own_imbalance(name: str) -> float:
-    """The ratio that a prepared folder has; for any other name ``DEFAULT_IMBALANCE``."""
-    return read_manifest(user_path(name))["imbalance"] if is_prepared(name) else DEFAULT_IMBALANCE
+    """The ratio that a prepared folder or large set has; for any other name ``DEFAULT_IMBALANCE``."""
+    where = str(data_root() / name) if name in LARGE else name
+    return read_manifest(user_path(where))["imbalance"] if is_prepared(where) else DEFAULT_IMBALANCE
 
 
 def is_prepared(name: str) -> bool:
@@ -225,11 +256,9 @@ def _digits(ratio: float) -> str:
 def read_folder(folder: Path) -> LongTailData:
     """A prepared folder, or features; errors as in :func:`load`."""
     manifest, arrays = read_prepared(folder)
-    splits = {
-        name: Split(*(torch.from_numpy(arrays[f"{name}_{kind}.npy"]) for kind in ("images", "labels")))
-        for name in SPLITS
-        if f"{name}_images.npy" in arrays
-    }
+    if "images" in manifest:
+        check_images(folder, manifest, arrays)
+    splits = {name: _split(name, manifest, arrays) for name in SPLITS if f"{name}_labels.npy" in arrays}
     return LongTailData(
         name=manifest["name"],
         imbalance=manifest["imbalance"],
@@ -243,7 +272,15 @@ def read_folder(folder: Path) -> LongTailData:
         pad=manifest["pad"],
         flip=manifest["flip"],
         fingerprint=manifest["fingerprint"],
+        crop=manifest.get("crop", ""),
     )
+
+
+def _split(name: str, manifest: dict[str, Any], arrays: dict[str, np.ndarray]) -> Split:
+    labels = torch.from_numpy(arrays[f"{name}_labels.npy"])
+    if "images" in manifest:
+        return Split(ImageFiles(Path(manifest["images"]), arrays[f"{name}_names.npy"], manifest["size"]), labels)
+    return Split(torch.from_numpy(arrays[f"{name}_images.npy"]), labels)
 
 
 # --- choosing images ---------------------------------------------------------
@@ -279,7 +316,7 @@ def with_validation(data: LongTailData, per_class: int) -> LongTailData:
     """
     per_class = whole("validation", per_class, least=1)
     if data.validation is not None:
-        if data.held_out == per_class:
+        if data.held_out == per_class or data.in_files:  # official lists are never drawn again
             return data
         raise ValueError(f"validation: {data.name} was prepared with a validation split of another size")
     if min(data.counts) <= per_class:
@@ -294,37 +331,3 @@ def with_validation(data: LongTailData, per_class: int) -> LongTailData:
     kept[held_out] = False
     fingerprint = hashlib.sha256(f"{data.fingerprint} validation {per_class}".encode()).hexdigest()
     return replace(data, train=data.train[kept], validation=data.train[held_out], fingerprint=fingerprint)
-
-
-def digits(imbalance: float, seed: int) -> LongTailData:
-    """scikit-learn's handwritten digits, enlarged from 8x8 to 32x32 and made long-tailed.
-
-    Fifty images of each class are the test set. Of the rest, 124 of each class can be drawn.
-    """
-    from sklearn.datasets import load_digits  # half a second that only this data set should cost
-
-    source = load_digits()
-    small = torch.from_numpy(source.images).float()[:, None] / 16
-    large = torch.nn.functional.interpolate(small, size=32, mode="bilinear", align_corners=False)
-    images = (large * 255).round().to(torch.uint8).permute(0, 2, 3, 1).expand(-1, -1, -1, 3).contiguous()
-    labels = source.target.astype(np.int64)
-    test = choose_long_tail(labels, [DIGITS_TEST_PER_CLASS] * 10, seed=0)
-    rest = np.setdiff1d(np.arange(len(labels)), test)
-    pool_size = int(np.bincount(labels[rest]).min())
-    train = rest[choose_long_tail(labels[rest], exponential_counts(pool_size, 10, imbalance), seed)]
-    everything = Split(images, torch.from_numpy(labels))
-    mean, std = channel_statistics(images[torch.from_numpy(train)])
-    return LongTailData(
-        name="digits-lt",
-        imbalance=imbalance,
-        seed=seed,
-        class_names=tuple(str(digit) for digit in range(10)),
-        train=everything[torch.from_numpy(train)],
-        test=everything[torch.from_numpy(test)],
-        validation=None,
-        mean=mean,
-        std=std,
-        pad=2,
-        flip=False,  # a mirrored 2 is no digit
-        fingerprint=hashlib.sha256(images.numpy()[train].tobytes() + labels[train].tobytes()).hexdigest(),
-    )

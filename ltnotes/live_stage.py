@@ -91,6 +91,9 @@ class LiveStage:
         self.set_mode()
         self.transform.start_epoch()
         indices = self._draw_epoch(first / self.num_steps, steps)
+        if self.training.augment.ahead:
+            indices = [self.transform.on_indices(batch) for batch in indices]
+            self.training.augment.expect(indices)
         losses, hits = [], []
         looked = time.monotonic()
         for i, batch in enumerate(indices):
@@ -117,7 +120,8 @@ class LiveStage:
     def prepare(self, indices: Tensor) -> list[Tensor | float]:
         """The batch before the network: images ``[B, 3, H, W]``, then class ids and loss weights in turn."""
         training = self.training
-        indices = self.transform.on_indices(indices)
+        if not training.augment.ahead:  # else the batch was composed when the epoch began
+            indices = self.transform.on_indices(indices)
         labels = [(training.data.train.labels[indices], 1.0)]
         with autocast(training.device, training.precision):
             images, labels = self.transform.on_images(training.augment(indices), labels)
@@ -157,6 +161,8 @@ class LiveStage:
         """What a graph can hold: the whole "step", its "update" of a transform that prevents more, or nothing."""
         if not self.loss.capturable:
             return None
+        if self.training.augment.ahead:
+            return "update" if self.stage.transform is None or self.transform.capturable else None
         if self.stage.transform is None or self.transform.capturable:
             return "step"
         return "update" if type(self.transform).on_feature_map is Transform.on_feature_map else None

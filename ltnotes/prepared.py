@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -34,7 +35,7 @@ def fingerprint(arrays: dict[str, np.ndarray]) -> str:
 
 def is_ours(path: Path) -> bool:
     """Whether a file can belong to a prepared folder: by its name, and a readable manifest by what it holds."""
-    arrays = {f"{split}_{kind}.npy" for split in SPLITS for kind in ("images", "labels")}
+    arrays = {f"{split}_{kind}.npy" for split in SPLITS for kind in ("images", "labels", "names", "bytes")}
     if path.name != MANIFEST:
         return path.name in arrays and path.is_file()
     try:
@@ -109,12 +110,13 @@ def read_prepared(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
     Raises:
         DamagedFileError: as :func:`read_manifest`, or arrays that are neither images uint8
-            ``[N, H, W, 3]`` nor features float32 ``[N, 1, 1, D]``, with class ids int64 ``[N]``.
+            ``[N, H, W, 3]`` nor features float32 ``[N, 1, 1, D]`` nor names of image files and
+            their sizes int64 ``[N]``, with class ids int64 ``[N]``.
     """
     manifest = read_manifest(folder)
     arrays = {name: _load(folder / name) for name in manifest["files"]}
     for split in SPLITS:
-        if f"{split}_images.npy" in arrays:
+        if f"{split}_labels.npy" in arrays or f"{split}_images.npy" in arrays:
             _check_split(folder, split, arrays, len(manifest["class_names"]))
     return manifest, arrays
 
@@ -128,16 +130,62 @@ def _load(path: Path) -> np.ndarray:
 
 
 def _check_split(folder: Path, split: str, arrays: dict[str, np.ndarray], classes: int) -> None:
-    images, labels = (arrays[f"{split}_{kind}.npy"] for kind in ("images", "labels"))
+    kind = "names" if f"{split}_names.npy" in arrays else "images"
+    try:
+        images, labels = arrays[f"{split}_{kind}.npy"], arrays[f"{split}_labels.npy"]
+        sizes = arrays[f"{split}_bytes.npy"] if kind == "names" else None
+    except KeyError as error:
+        raise DamagedFileError(f"{folder} has no {error.args[0]}; {_again(folder)}") from None
     pixels = images.dtype == np.uint8 and images.ndim == 4 and images.shape[3] == 3
     features = images.dtype == np.float32 and images.ndim == 4 and images.shape[1:3] == (1, 1)
-    if not (pixels or features):
+    files = images.dtype.kind == "S" and sizes is not None and sizes.shape == images.shape == (len(images),)
+    if not (pixels or features or files):
         said = f"holds {images.dtype} {list(images.shape)}, allowed is uint8 [N, H, W, 3]"
-        raise DamagedFileError(f"{folder}/{split}_images.npy {said}; {_again(folder)}")
+        raise DamagedFileError(f"{folder}/{split}_{kind}.npy {said}; {_again(folder)}")
     fits = labels.dtype == np.int64 and labels.shape == images.shape[:1]
     if not fits or not (labels.size and 0 <= labels.min() <= labels.max() < classes):
         said = f"is not int64 [{len(images)}] of classes 0 to {classes - 1}"
         raise DamagedFileError(f"{folder}/{split}_labels.npy {said}; {_again(folder)}")
+
+
+def check_images(folder: Path, manifest: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+    """Look whether all image files of a set are where and as long as they were, before anything trains on them.
+
+    Raises:
+        DamagedFileError: files that are missing or changed; the message names the first ones and how many there are.
+    """
+    root = Path(manifest["images"])
+    splits = [split for split in SPLITS if f"{split}_names.npy" in arrays]
+    known = [entry for s in splits for entry in zip(arrays[f"{s}_names.npy"], arrays[f"{s}_bytes.npy"], strict=True)]
+    progress, wrong = Counter(f"looking for the images of {manifest['name']}", len(known)), []
+    for name, size in known:
+        path = root / name.decode()
+        try:
+            if path.stat().st_size != size:
+                wrong.append(f"{path} has changed")
+        except OSError:
+            wrong.append(f"{path} is missing")
+        progress.one_more()
+    if wrong:
+        raise DamagedFileError(f"{and_more(wrong)}; bring them back, or {_again(folder)}")
+
+
+def and_more(lines: list[str], most: int = 10) -> str:
+    """The first of many lines, and how many are left out."""
+    return "; ".join(lines[:most]) + (f"; and {len(lines) - most} more" if len(lines) > most else "")
+
+
+class Counter:
+    """On a terminal, how many of many small things are done."""
+
+    def __init__(self, doing: str, total: int):
+        self.doing, self.total, self.done = doing, total, 0
+
+    def one_more(self) -> None:
+        self.done += 1
+        if sys.stderr.isatty() and (self.done % 1000 == 0 or self.done == self.total):
+            end = "\n" if self.done == self.total else ""
+            print(f"\r{self.doing}: {self.done} of {self.total}", end=end, file=sys.stderr, flush=True)
 
 
 def _again(folder: Path) -> str:

@@ -14,9 +14,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from ltnotes.data import LARGE
 from ltnotes.stages import Stage
-
-LARGE = ("imagenet-lt", "places-lt", "inat2017", "inat2018")
 
 
 @dataclass(frozen=True)
@@ -114,5 +113,5 @@ def protocol_for(name: str, dataset: str) -> Protocol:
     like 2018. Where a paper did not train on a large data set, the thesis's Table 5.1 did.
     """
     column = dataset if dataset in LARGE else "cifar"
-    column = "inat2018" if column == "inat2017" else column
+    column = "inat2018" if column.startswith("inat20") else column
     return PROTOCOLS[name].get(column) or PROTOCOLS["gcl"][column]

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ltnotes.data import DEFAULT_IMBALANCE
+from ltnotes.image_files import CROPS
 from ltnotes.methods.common import Part, part
 from ltnotes.models import check_backbone
 from ltnotes.options import choice, number, of_type, require, whole
@@ -108,6 +109,8 @@ class Recipe:
         validation: training images per class held out for methods that need validation.
         pad: pixels by which training images are shifted at random; the data set's own if None.
         flip: whether mirror images of them are shown as well; the data set's own if None.
+        crop: how training images in files are cut, one of :data:`ltnotes.image_files.CROPS`; the data set's own
+            if None.
     """
 
     name: str
@@ -122,6 +125,7 @@ class Recipe:
     data_seed: int = 0
     pad: int | None = None
     flip: bool | None = None
+    crop: str | None = None
 
     def __post_init__(self) -> None:
         _of_type(self, {"name": str, "dataset": str, "stages": tuple, "head": Part})
@@ -134,12 +138,14 @@ class Recipe:
         _numbers(self, {"imbalance": 1})
         _whole_numbers(self, {"projection": 0, "validation": 0, "data_seed": 0, "pad": 0})
         _of_type(self, {"pretrained": bool, "flip": bool | None})
+        if self.crop is not None:
+            choice("crop", self.crop, CROPS)
 
     @property
     def hash(self) -> str:
         """sha256 of everything but the name: two names for one training share its runs."""
         content = {key: value for key, value in asdict(self).items() if key != "name"}
-        for name in ("pad", "flip"):  # runs from before there was a choice keep their hash
+        for name in ("pad", "flip", "crop"):  # runs from before there was a choice keep their hash
             if content[name] is None:
                 del content[name]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from ltnotes import inference, metrics, models
-from ltnotes.batches import Augmenter, check_probabilities
+from ltnotes.batches import augmenter, check_probabilities
 from ltnotes.data import LongTailData, Split
 from ltnotes.devices import Lane, choose_precision, naming_memory, seeded
 from ltnotes.files import DamagedFileError, first_line, read_tensors, save_atomically
@@ -93,7 +93,7 @@ class Training:
         self.device = data.train.images.device
         self.precision = choose_precision(precision, self.device)
         with naming_memory(pad=recipe.pad):
-            self.augment = Augmenter(data, recipe.pad, recipe.flip)
+            self.augment = augmenter(data, recipe.pad, recipe.flip, recipe.crop)
         self.history: list[dict[str, float]] = []
         self.seconds = 0.0
         self.lane = Lane(self.device)

@@ -214,7 +214,8 @@ class BLT(Transform):
         if self.splits is None:
             return
         split = self.splits[self.epochs > 0 and self.epochs % 2 == 0]
-        predicted = torch.as_tensor(self.predict(split)).argmax(1).to(split.labels.device)
+        answers = [torch.as_tensor(self.predict(piece)).argmax(1) for piece in split.pieces()]
+        predicted = torch.cat(answers).to(split.labels.device)
         classes = len(self.in_tail)
         pairs = torch.bincount(split.labels * classes + predicted, minlength=classes**2)
         self._set_confusion(pairs.view(classes, classes))

@@ -8,7 +8,7 @@ to a tail image and what is generic in images of the classes it is confused with
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from itertools import accumulate
 from typing import Any
@@ -93,8 +93,24 @@ def most_confusing(scores: Tensor, labels: Tensor, top: int = 3) -> Tensor:
         raise ValueError(
             f"labels: got classes {present}, allowed are 0 to {classes - 1}, each with at least one sample"
         )
-    sums = scores.new_zeros(classes, classes).index_add_(0, labels, scores)  # in each row ordered as the means are
-    return sums.fill_diagonal_(-torch.inf).argsort(dim=1, descending=True, stable=True)[:, :top]
+    return highest_scored(sum_scores([scores], labels), top)
+
+
+def sum_scores(scores: Iterable[Tensor], labels: Tensor) -> Tensor:
+    """What each class's samples score in sum, ``[C, C]``, from scores ``[b, C]`` in the order of the labels ``[N]``."""
+    sums, done = None, 0
+    for batch in scores:
+        classes = labels[done : done + len(batch)].to(batch.device)
+        sums = batch.new_zeros(batch.shape[1], batch.shape[1]) if sums is None else sums
+        sums.index_add_(0, classes, batch)
+        done += len(batch)
+    return sums
+
+
+def highest_scored(sums: Tensor, top: int) -> Tensor:
+    """Of each class, the other classes with the highest sums ``[C, C]``, int64 ``[C, top]``."""
+    # In each row, sums are in the order of the means.
+    return sums.clone().fill_diagonal_(-torch.inf).argsort(dim=1, descending=True, stable=True)[:, :top]
 
 
 def fuse(
@@ -259,7 +275,8 @@ class CAMFusion(Transform):
     def start_stage(self) -> None:
         """Keep the class weights of phase I, and find the classes that each class is confused with."""
         if self.fusion:
-            confusing = most_confusing(self.predict(self.train), self.train.labels, self.num_confusing)
+            scores = (torch.as_tensor(self.predict(piece)) for piece in self.train.pieces())
+            confusing = highest_scored(sum_scores(scores, self.train.labels), self.num_confusing)
             weight = self.model.class_weight.detach().clone()
             self.phase_one = {"class_weight": weight, "confusing": confusing.to(weight.device)}
 
