@@ -61,7 +61,7 @@ def augmenter(
     if not data.in_files:
         require(crop is None, "crop", crop, f"None for {data.name}, whose images are in memory and shifted by pad")
         return Augmenter(data, pad, flip)
-    require(pad is None, "pad", pad, f"None for {data.name}, whose images are cut as crop says: {', '.join(CROPS)}")
+    require(not pad, "pad", pad, f"None for {data.name}, whose images are cut as crop says: {', '.join(CROPS)}")
     normalize = Normalizer(data.mean, data.std, data.train.labels.device)
     flip = data.flip if flip is None else flip
     return FileAugmenter(data.train.images, normalize, crop or data.crop, flip)

@@ -64,7 +64,8 @@ class Split:
 
     def pieces(self, size: int = PIECE) -> Iterator[Split]:
         """The split in pieces of so many images, for what would need too much memory on all of them."""
-        yield from (self[start : start + size] for start in range(0, len(self), size))
+        starts = range(0, len(self), size)
+        yield from (self[start : start + size] for start in starts) if len(starts) > 1 else [self]
 
     def to(self, device: torch.device | str) -> Split:
         return Split(self.images.to(device), self.labels.to(device))

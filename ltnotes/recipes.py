@@ -102,6 +102,7 @@ def _build(name: str, dataset: str, imbalance: float, protocol: str) -> Recipe:
         "backbone": chosen.backbone,
         "projection": chosen.projection,
         "pretrained": chosen.pretrained,
+        "crop": chosen.crop,
         **RECIPES[name].build(Setting(chosen, dataset, imbalance)),
     }
     return Recipe(name=name, dataset=dataset, imbalance=imbalance, **content)

@@ -103,6 +103,7 @@ def test_a_crop_changes_what_it_says(listed, monkeypatch, crop):
 def test_options_that_would_have_no_effect_are_refused(listed, digits):
     with pytest.raises(ValueError, match=r"^pad: got 4, allowed is None for imagenet-lt, whose images are cut as crop"):
         augmenter(listed, pad=4)
+    assert augmenter(listed, pad=0)  # what the scale lite says
     with pytest.raises(ValueError, match=r"^crop: got 'shorter', allowed is None for digits-lt, whose images are in"):
         augmenter(digits, crop="shorter")
     with pytest.raises(ValueError, match=r"^crop: got 'middle', allowed are resized, resized-jitter, shorter"):

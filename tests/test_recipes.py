@@ -41,6 +41,7 @@ OTHER_RECIPE = {
     "data_seed": 1,
     "pad": 2,
     "flip": False,
+    "crop": "shorter",
 }
 
 

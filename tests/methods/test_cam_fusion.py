@@ -11,6 +11,7 @@ from torch import nn
 
 from ltnotes import training
 from ltnotes.counts import exponential_counts
+from ltnotes.data import Split
 from ltnotes.methods.cam_fusion import CAMFusion, class_activation_map, fuse, head_classes, most_confusing
 from ltnotes.methods.common import part
 from ltnotes.recipes import Recipe, Stage
@@ -480,7 +481,7 @@ def test_without_fusion_the_batch_is_balanced_and_nothing_else(digits):
 def test_permuting_the_classes_permutes_the_batch(digits):
     order = torch.tensor([3, 0, 9, 4, 8, 1, 2, 7, 6, 5])  # new class i is old class order[i]
     new_id = order.argsort()
-    train = SimpleNamespace(labels=new_id[digits.train.labels])
+    train = Split(digits.train.images, new_id[digits.train.labels])
     permuted = CAMFusion(
         model(),
         SimpleNamespace(train=train),
