@@ -54,6 +54,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     reporting.add_argument("run", type=user_path, metavar="RUN", help="its folder, which 'ltnotes run' names")
     reporting.add_argument("--out", type=user_path, help="the page (default: report.html in that folder)")
 
+    add_grid(commands.add_parser("grid", help="rerun recipes or chapters with every combination of some values"))
     add_course(commands.add_parser("course", help="assignments from the chapters' exercises, graded by nbgrader"))
 
     commands.add_parser("doctor", help="say what this machine lacks, and how to get it")
@@ -76,6 +77,14 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
             if getattr(options, name) != listing.get_default(name):
                 parser.error(f"--{name}: has no effect without a RECIPE to show")
     return options
+
+
+def add_grid(grid: argparse.ArgumentParser) -> None:
+    grid.add_argument("names", nargs="*", metavar="NAME", help="recipes, chapters with --chapters, or one YAML file")
+    grid.add_argument("--chapters", action="store_true", help="the names are chapters")
+    grid.add_argument("-p", action="append", default=[], dest="values", metavar="NAME=VALUE,VALUE", help="a parameter")
+    grid.add_argument("--out", type=user_path, help="folder of the results (default: build/grid)")
+    grid.add_argument("--jobs", type=int, help="reruns at a time (default: one for each core, or for each GPU)")
 
 
 def add_course(course: argparse.ArgumentParser) -> None:
@@ -163,6 +172,29 @@ def run_diagnosis(options: argparse.Namespace) -> None:
 
     for line in diagnose(options.folder, options.size, options.test_share, options.seed, options.out).lines():
         print(line)
+
+
+def run_grid(options: argparse.Namespace) -> int:
+    from ltnotes import grid
+
+    kind, names, values = "chapter" if options.chapters else "recipe", options.names, {}
+    if len(names) == 1 and names[0].endswith((".yaml", ".yml")):
+        kind, names, values = grid.read_file(user_path(names[0]))
+    for text in options.values:
+        name, several = grid.read_values(text)
+        if name in values:
+            raise ValueError(f"{name}: given more than once, by -p {text} as well")
+        values[name] = several
+    reruns = grid.plan(kind, names, values)
+    folder = options.out or data.home() / "build" / "grid"
+    failed = grid.execute(reruns, folder, grid.slots(options.jobs))
+    from ltnotes import grid_summary  # Matplotlib and seaborn, once all else is done
+
+    for path in grid_summary.write(reruns, folder):
+        print(path)
+    if failed:
+        print(f"{len(failed)} of {len(reruns)} failed; what they said is in {folder / 'reruns'}", file=sys.stderr)
+    return 1 if failed else 0
 
 
 def run_report(options: argparse.Namespace) -> None:
@@ -286,6 +318,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.command == "ledger":
             return run_ledger(options, sys.argv[1:] if arguments is None else arguments)
+        if options.command == "grid":
+            return run_grid(options)
         if options.command in DO:
             DO[options.command](options)
         elif options.names:
