@@ -8,6 +8,7 @@ every machine has. nbgrader's own preprocessors make of it what a student gets.
 from __future__ import annotations
 
 import ast
+import copy
 import functools
 import re
 from collections.abc import Iterator, Sequence
@@ -25,13 +26,16 @@ from ltnotes.reruns import book_folder, read_notebook
 
 LEVELS = ("lab", "homework")
 """About an hour without derivations, with one experiment at most; and all exercises of the chapter."""
-SMALL = {"dataset": "digits-lt", "imbalance": 20, "scale": "tiny", "seed": 0}
-"""The chapters' parameters in an assignment: a cell takes seconds on any machine, with nothing to prepare."""
+SMALL = {"dataset": "digits-lt", "imbalance": 20, "scale": "lite", "seed": 0}
+"""The chapters' parameters in an assignment: trained to their end on a set so small that it takes seconds."""
+ONE_SEED = re.compile(r"^seeds = .*$", re.M)
 TOTAL = 100  # points of an assignment
 VISIBLE = 0.4  # of a code exercise's points, for the check that a student sees
 HEADER = re.compile(r"### Exercise (\d+)\n\n\*\*(\w+)\*\* · ([●○]{3}) · (\d+) minutes\n\n(.*)", re.S)
 ADMONITION = re.compile(r":::\{admonition\} (\w+)\n:class: dropdown\n\n(.*?)\n:::", re.S)
 EQUATION = re.compile(r"\$\$\n((?:(?!\$\$).)*?)\n\$\$ \((eq-[\w-]+)\)", re.S)
+LATER = "# More checks follow when the work is graded."
+ROLE = re.compile(r"\{[\w:]+\}`[^`]*`")
 SOLUTION = re.compile(r"^( *)### BEGIN SOLUTION\n.*?^ *### END SOLUTION$", re.M | re.S)
 SETUP = (
     "import math\n\nimport numpy as np\nimport torch\nfrom torch.nn import functional as F\n\nfrom ltnotes import check"
@@ -76,7 +80,8 @@ def tasks(chapter: NotebookNode) -> list[Task]:
         elif found:
             found[-1].append(cell)
         elif cell.cell_type == "code":
-            before.append(_set_small(cell) if "parameters" in cell.metadata.get("tags", []) else cell.source)
+            small = _set_small(cell) if "parameters" in cell.metadata.get("tags", []) else cell.source
+            before.append(ONE_SEED.sub("seeds = [seed]", small))
     return [_task(cells, tuple(before)) for cells in found]
 
 
@@ -90,15 +95,19 @@ def _set_small(parameters: NotebookNode) -> str:
 def _task(cells: Sequence[NotebookNode], before: tuple[str, ...]) -> Task:
     number, kind, dots, minutes, text = HEADER.search(cells[0].source).groups()
     folded = dict(ADMONITION.findall("\n".join(cell.source for cell in cells if cell.cell_type == "markdown")))
-    parts = {}
+    parts, hidden = {}, []
     for cell in cells:
         if graded := cell.metadata.get("nbgrader"):
             parts["code" if graded["solution"] else "check"] = cell.source
             if graded["solution"]:
                 parts["name"] = graded["grade_id"]
-        elif kind == "Experiment" and "hide-cell" in cell.metadata.get("tags", []):
-            parts["code"] = cell.source
+        elif "hide-cell" in cell.metadata.get("tags", []):
+            hidden.append(cell.source)
     body, solution = ADMONITION.sub("", text).strip(), folded.get("Solution", "")
+    if kind == "Experiment":
+        parts["code"] = "\n".join(hidden)
+    elif hidden and not parts:  # what the solution speaks of
+        solution = f"{solution}\n\n```python\n{chr(10).join(hidden)}\n```".strip()
     rest = {"before": before, **parts}
     return Task(int(number), kind, dots.count("●"), int(minutes), body, folded["Hint"], solution, **rest)
 
@@ -131,7 +140,8 @@ def assignment(name: str, level: str) -> NotebookNode:
         level: "lab" or "homework".
 
     Raises:
-        ValueError: an unknown level, or a chapter without such exercises.
+        ValueError: an unknown level, or a chapter without exercises.
+        DamagedFileError: no such chapter.
     """
     chapter = read_notebook(book_folder() / f"{name}.ipynb")
     found = chosen(chapter, level)
@@ -153,8 +163,9 @@ def _opening(title: str, level: str, found: Sequence[Task]) -> str:
     return (
         f"# {title}: {level}\n\n{len(found)} exercises of the chapter, {TOTAL} points, about {minutes} minutes."
         " Replace what raises `NotImplementedError`, and write your answers where it says so. A check says *right*,"
-        " or which mistake your function looks like; more checks follow when the work is graded. Experiments run on"
-        " the digits in seconds; the chapter shows the same on larger images."
+        " or which mistake your function looks like; more checks follow when the work is graded. Keep the chapter open"
+        " beside it: texts refer to its equations, sections and figures. Experiments run on the digits with one seed,"
+        " also where a text names several, so that a cell takes seconds; the chapter has them on larger images."
     )
 
 
@@ -162,7 +173,7 @@ def _from_chapter(task: Task, given: list[slices.Statement], name: str) -> Itera
     """What an exercise uses of the chapter, less what was ``given`` before."""
     if task.kind == "Code":  # would show a solution
         return
-    code = "\n".join([task.code, *_mentioned(task.text + task.hint)])
+    code = "\n".join([*_mentioned(f"{task.text}\n{task.hint}"), task.code])
     new = [s for s in slices.builds_on(code, slices.read(task.before)) if s not in given]
     sources = slices.written(new, code)
     if not sources:
@@ -177,7 +188,7 @@ def _from_chapter(task: Task, given: list[slices.Statement], name: str) -> Itera
 def _mentioned(text: str) -> list[str]:
     """Python among the words of a text that are set as code: names, and of calls the function."""
     found = []
-    for fragment in re.findall(r"(?<!\})`([^`\n]+)`", text):
+    for fragment in re.findall(r"`([^`\n]+)`", ROLE.sub("", text)):
         try:
             node = ast.parse(fragment, mode="eval").body
         except SyntaxError:
@@ -211,14 +222,16 @@ def _cells(task: Task, worth: int, chapter: str) -> Iterator[NotebookNode]:
         if task.code:
             experiment = f"### BEGIN SOLUTION\n{task.code}\n### END SOLUTION"
             yield _marked(new_code_cell(experiment), f"code-{chapter}-{task.number}", solution=True)
-        words = _plain(task.solution) or "What the code above says."
+        words = _plain(task.solution) or "What the code above prints."
+        if task.kind == "Experiment":
+            words = f"In the chapter, on its images:\n\n{words}"
         answer = f"### BEGIN SOLUTION\n{words}\n\n{_marks(task.kind, worth)}\n### END SOLUTION"
         yield _marked(new_markdown_cell(answer), f"answer-{chapter}-{task.number}", solution=True, worth=worth)
         return
     seen = round(VISIBLE * worth)
     function = task.check.split("(")[-1].rstrip(")")
     exercise = task.check.splitlines()[-1].split("(")[0]
-    hidden = f"### BEGIN HIDDEN TESTS\n{exercise}({function})\n### END HIDDEN TESTS"
+    hidden = f"{LATER}\n### BEGIN HIDDEN TESTS\n{exercise}({function})\n### END HIDDEN TESTS"
     yield _marked(new_code_cell(task.code), task.name, solution=True)
     yield _marked(new_code_cell(f"{exercise}.example({function})"), f"check-{task.name}", worth=seen, locked=True)
     yield _marked(new_code_cell(hidden), f"hidden-{task.name}", worth=worth - seen, locked=True)
@@ -231,7 +244,7 @@ def _marked(cell: NotebookNode, grade_id: str, **fields) -> NotebookNode:
 
 MARKS = {
     "Experiment": (
-        "the code measures what is asked, the spread over seeds or images is named, and the conclusion follows",
+        "the code measures what is asked, and the conclusion follows from that, whatever the chapter found",
         "it measures what is asked; the conclusion is missing, or the numbers do not carry it",
         "a prediction with its reason, or a plan, without a measurement",
     ),
@@ -313,6 +326,7 @@ def release(notebook: NotebookNode) -> NotebookNode:
     except ImportError as error:
         raise ValueError(f"course: nbgrader is not installed ({error}); 'pip install ltnotes[course]'") from None
 
+    notebook = copy.deepcopy(notebook)
     for kind in ("ClearSolutions", "ClearHiddenTests", "ClearOutput", "LockCells"):
         notebook, _ = getattr(preprocessors, kind)().preprocess(notebook, {})
     return notebook

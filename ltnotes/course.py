@@ -12,9 +12,11 @@ from ltnotes.options import choice, require
 
 CONFIG = '''"""nbgrader's settings. All of them: https://nbgrader.readthedocs.io"""
 
+import os
+
 c = get_config()  # noqa: F821
 c.CourseDirectory.course_id = "{name}"
-c.CourseDirectory.root = r"{root}"
+c.CourseDirectory.root = os.path.dirname(os.path.abspath(__file__))  # a course can be moved
 # A cell that runs longer is interrupted and counts 0; the cells after it still run.
 c.ExecutePreprocessor.timeout = {timeout}
 c.ExecutePreprocessor.interrupt_on_timeout = True
@@ -45,7 +47,7 @@ def init(folder: Path) -> Path:
     require(not folder.exists() or not any(folder.iterdir()), "course", str(folder), "a new or empty folder")
     folder.mkdir(parents=True, exist_ok=True)
     make(folder / "source", released=False)
-    config = CONFIG.format(name=folder.resolve().name, root=folder.resolve(), timeout=TIMEOUT)
+    config = CONFIG.format(name=folder.resolve().name, timeout=TIMEOUT)
     (folder / "nbgrader_config.py").write_text(config, encoding="utf-8")
     (folder / "README.md").write_text(_page_for_teachers(folder.resolve().name), encoding="utf-8")
     return folder
@@ -109,5 +111,5 @@ def step(name: str, folder: Path, assignment: str | None = None) -> None:
     )
     if done.returncode:
         raise RuntimeError(
-            f"nbgrader {command} ended with {done.returncode}, see above; what was graded before is kept"
+            f"nbgrader {command} ended with {done.returncode}, see above; grades given before are kept in gradebook.db"
         )

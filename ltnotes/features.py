@@ -32,6 +32,7 @@ from ltnotes.progress import TrainingProgress
 DEFAULT = models.LITE
 SIZE = 128  # pixels that images are brought to, unless told otherwise
 BATCH = 64
+LEAST_SPREAD = 0.01  # of a feature, as a share of their mean
 SHARD = 1024  # images whose features are written at once: what a kill can cost
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TIMM = "timm:"
@@ -168,10 +169,13 @@ def _extract(data: LongTailData, name: str, size: int | None, folder: Path, devi
         arrays[f"{split}_images.npy"] = torch.cat(shards)[:, None, None].numpy()
         arrays[f"{split}_labels.npy"] = images.labels.cpu().numpy()
     of_training = torch.from_numpy(arrays["train_images.npy"]).flatten(0, 2).double()
+    spread = of_training.std(0)
+    # A feature that hardly varies in training is no reason for scores in the hundreds on a test image where it does.
+    spread = spread.clamp_min(max(LEAST_SPREAD * spread.mean().item(), 1e-6))
     manifest: dict[str, Any] = {
         **{field: getattr(data, field) for field in ("name", "imbalance", "seed", "class_names")},
         "mean": of_training.mean(0).tolist(),
-        "std": of_training.std(0).clamp_min(1e-6).tolist(),
+        "std": spread.tolist(),
         "pad": 0,
         "flip": False,
         "network": name,

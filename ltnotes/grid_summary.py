@@ -49,7 +49,8 @@ def draw(table: pd.DataFrame) -> Figure:
         second = names[1] if len(names) > 1 else None
         sns.lineplot(**style, x=names[0], hue="recipe", style=second, markers=True, err_style="bars")
     else:
-        sns.pointplot(**style, x=names[0] if names else "recipe", hue="recipe", linestyles="none", dodge=0.4)
+        dodge = 0.4 if names and shown["recipe"].nunique() > 1 else False
+        sns.pointplot(**style, x=names[0] if names else "recipe", hue="recipe", linestyles="none", dodge=dodge)
     ax.set_ylabel("balanced accuracy")
     ax.yaxis.set_major_formatter(plt.matplotlib.ticker.PercentFormatter(1.0))
     if (legend := ax.get_legend()) is not None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from ltnotes.options import require
 
-NUMBER = re.compile(r"[-+]?\d+(\.\d+)?")
+NUMBER = re.compile(r"[-+−]?[\d,]*\.?\d+")
 
 
 @dataclass(frozen=True, repr=False)
@@ -69,4 +69,4 @@ def ask(text: str, right: tuple[str, str, str], *wrong: tuple[str, str, str]) ->
 def _place(answer: str) -> tuple[float, str]:
     """Numbers by size, words by the alphabet, so that the order tells nothing."""
     number = NUMBER.match(answer)
-    return (float(number[0]), "") if number else (0.0, answer)
+    return (float(number[0].replace(",", "").replace("−", "-")), "") if number else (0.0, answer)

@@ -2,7 +2,7 @@
 
 A program slice by names alone, which is enough for chapters: statements of a module, each taken
 whole. A call on a value, such as ``rows.append(1)``, counts as a change of it; calls on modules
-and functions (plots, mostly) do not.
+and functions do not, so plots are left out, and seeds and changes through arguments are lost.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import builtins
 from collections.abc import Iterator, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 IMPORTS = (ast.Import, ast.ImportFrom)
 NAMED = (ast.FunctionDef, ast.ClassDef)
@@ -30,7 +30,7 @@ class Statement:
     """
 
     cell: int
-    node: ast.stmt
+    node: ast.stmt = field(compare=False)
     source: str
     sets: set[str]
     changes: set[str]
@@ -53,14 +53,20 @@ def builds_on(code: str, statements: Sequence[Statement]) -> list[Statement]:
         SyntaxError: code that is no Python.
     """
     modules = set().union(*(s.sets for s in statements if isinstance(s.node, IMPORTS)))
-    needed, kept = set(_reads(ast.parse(code))), []
+    needed, kept = set(), []
+    for statement in reversed(read([code])):
+        needed = _before(statement, needed)
     for statement in reversed(statements):
         if needed & (statement.sets | statement.changes - modules):
-            if not isinstance(statement.node, PERHAPS):
-                needed = needed - statement.sets
-            needed = needed | statement.reads
+            needed = _before(statement, needed)
             kept.insert(0, statement)
     return kept
+
+
+def _before(statement: Statement, needed: set[str]) -> set[str]:
+    """What is needed before a statement, if ``needed`` is after it."""
+    left = needed if isinstance(statement.node, PERHAPS) else needed - statement.sets
+    return left | statement.reads
 
 
 def written(statements: Sequence[Statement], code: str) -> list[str]:
@@ -74,6 +80,8 @@ def _statements(number: int, cell: str) -> Iterator[Statement]:
     lines, end = cell.splitlines(keepends=True), 0
     for node in ast.parse(cell).body:
         source = "".join(lines[end : node.end_lineno]).rstrip("\n") + "\n"
+        if node.end_lineno == end:  # several statements in a line
+            source = ast.unparse(node) + "\n"
         end = node.end_lineno
         yield Statement(number, node, source, set(_sets(node)), set(_changes(node)), set(_reads(node)))
 
@@ -127,12 +135,14 @@ def _reads(node: ast.AST, own: Set[str] = frozenset()) -> Iterator[str]:
     if isinstance(node, COMPREHENSIONS):
         own = own.union(*(_sets(generator.target) for generator in node.generators))
     elif isinstance(node, (ast.FunctionDef, ast.Lambda)):
+        for default in (*node.args.defaults, *filter(None, node.args.kw_defaults)):
+            yield from _reads(default, own)  # outside of the function
         own = own | {argument.arg for argument in ast.walk(node.args) if isinstance(argument, ast.arg)}
         if isinstance(node, ast.FunctionDef):
             own = own.union(*map(_sets, node.body))
     # what is executed first stands first: the iterable of a loop before its variable, a value before its name
     fields = [getattr(node, name) for name in sorted(node._fields, key=FIRST.__contains__, reverse=True)]
-    for child in [c for field in fields for c in (field if isinstance(field, list) else [field])]:
+    for child in [c for value in fields for c in (value if isinstance(value, list) else [value])]:
         if isinstance(child, ast.AST):
             yield from _reads(child, own)
             if isinstance(child, ast.stmt) or isinstance(node, (ast.For, ast.With)):

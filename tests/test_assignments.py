@@ -1,5 +1,6 @@
 """Assignments: made from the chapters, complete for a teacher, and without what a student must not see."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -108,6 +109,30 @@ def test_an_example_is_the_first_case_alone():
     exercise.example(right_once)
     with pytest.raises(Mistake):
         exercise(right_once)
+
+
+def given_functions(notebook):
+    """Functions in the cells that are given, by name: the source of each with all imports before it."""
+    given = ("from-", "setup")
+    cells = [c.source for c in cells_of(notebook, "code") if c.metadata.nbgrader.grade_id.startswith(given)]
+    nodes = [node for cell in cells for node in ast.parse(cell).body]
+    imports = "\n".join(ast.unparse(node) for node in nodes if isinstance(node, ast.Import | ast.ImportFrom))
+    return {node.name: f"{imports}\n{ast.unparse(node)}" for node in nodes if isinstance(node, ast.FunctionDef)}
+
+
+@EACH
+def test_no_function_that_is_given_solves_an_exercise(name, capsys):
+    """In the order of the arguments that it has, and without those that have defaults."""
+    notebook = assignments.assignment(name, "homework")
+    checks = re.findall(r"check\.(\w+)\.example", "\n".join(cell.source for cell in notebook.cells))
+    for function, source in given_functions(notebook).items():
+        try:
+            exec(source, names := {})
+        except NameError:  # a default that other cells make
+            continue
+        for exercise in checks:
+            with pytest.raises((Mistake, ValueError)):
+                getattr(check, exercise)(names[function])
 
 
 @EACH

@@ -17,6 +17,7 @@ from ltnotes.__main__ import main
 
 TINY = {"dataset": ["digits-lt"], "scale": ["tiny"], "steps": [2]}
 BOOK = Path(__file__).parents[1] / "book"
+PYTHON = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
 
 
 # --- planning ---------------------------------------------------------------------------
@@ -53,7 +54,7 @@ def test_values_are_read_as_python_or_as_words():
     assert grid.read_values("imbalance=50,100") == ("imbalance", [50, 100])
     assert grid.read_values("scale=tiny,lite") == ("scale", ["tiny", "lite"])
     for text in ("imbalance", "=3", "imbalance="):
-        with pytest.raises(ValueError, match="^-p: got .*, allowed is NAME=VALUE,VALUE"):
+        with pytest.raises(ValueError, match=r"^-p: got .*, allowed is NAME=VALUE,VALUE"):
             grid.read_values(text)
 
 
@@ -71,7 +72,7 @@ def test_a_file_says_the_same_as_the_command_line(tmp_path):
     ):
         file.write_text(text)
         with pytest.raises(
-            ValueError, match="grid: .* is no such file .* allowed is YAML with 'recipes' or 'chapters'"
+            ValueError, match=r"grid: .* is no such file .* allowed is YAML with 'recipes' or 'chapters'"
         ):
             grid.read_file(file)
 
@@ -115,7 +116,7 @@ def broken_book(folder: Path) -> Path:
     (folder / "book" / "_toc.yml").touch()
     parameters = nbformat.v4.new_code_cell("seed: int = 0", metadata={"tags": ["parameters"]})
     cells = [nbformat.v4.new_markdown_cell("# One"), parameters, nbformat.v4.new_code_cell("1 / (seed - 1)")]
-    notebook = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "P"}})
+    notebook = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": PYTHON})
     nbformat.write(notebook, folder / "book" / "01-one.ipynb")
     return folder
 
@@ -178,7 +179,7 @@ def test_gpus_get_their_jobs_and_cores_share_their_threads(monkeypatch):
     monkeypatch.setattr("os.cpu_count", lambda: 8)
     assert [place.environment["OMP_NUM_THREADS"] for place in grid.slots(2)] == ["4", "4"]
     assert len(grid.slots()) == 8
-    with pytest.raises(ValueError, match="^jobs: got 0"):
+    with pytest.raises(ValueError, match=r"^jobs: got 0"):
         grid.slots(0)
 
 

@@ -27,6 +27,10 @@ CASES = {
     "several names at once": ("b", ["a, b = 1, 2", "c = 3"], ["a, b = 1, 2"]),
     "comments stay with what they explain": ("b", ["a = 1  # not this\n# this\nb = 2"], ["# this\nb = 2"]),
     "a part that is named in a string": ("p", ["g = 1", "p = part('__main__:g')"], ["g = 1", "p = part('__main__:g')"]),
+    "a choice in the code itself": ("if t:\n    a = 2\nprint(a)", ["a = 1", "t = 0"], ["a = 1", "t = 0"]),
+    "what the code sets itself": ("a = 2\nprint(a)", ["a = 1"], []),
+    "a default of the same name": ("f", ["x = 1", "f = lambda x=x: x"], ["x = 1", "f = lambda x=x: x"]),
+    "two statements in a line": ("b", ["a = 1; b = 2"], ["b = 2"]),
     "nothing": ("1 + len([])", ["a = 1"], []),
 }  # fmt: skip
 
@@ -40,6 +44,11 @@ def test_empty_lines_are_those_that_a_formatter_wants():
     cell = "import math\nx = 1\ndef f():\n    return x\ny = f()\nz = math.pi"
     (found,) = slices.written(slices.builds_on("y, z", slices.read([cell])), "y, z")
     assert found == "import math\n\nx = 1\n\n\ndef f():\n    return x\n\n\ny = f()\nz = math.pi"
+
+
+def test_the_same_cells_read_twice_are_the_same_statements():
+    cells = ["a = 1\nb = a", "def f():\n    return b"]
+    assert slices.read(cells) == slices.read(cells)
 
 
 def test_what_is_no_python_is_said():
