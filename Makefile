@@ -144,7 +144,7 @@ $(STAMP): pyproject.toml
 	  || { echo "Python 3.10 or later is needed; name one: make PYTHON=/path/to/python3" >&2; exit 1; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV) \
 	  || { echo "no virtual environment could be made; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
-	$(BIN)/python -m pip install --disable-pip-version-check -e ".[book,features,course,test]"
+	$(BIN)/python -m pip install --disable-pip-version-check -e ".[book,features,course,cluster,test]"
 	@touch $@
 
 ## clean: remove what was built; .venv, prepared data and finished runs stay

@@ -84,6 +84,7 @@ def add_grid(grid: argparse.ArgumentParser) -> None:
     grid.add_argument("--chapters", action="store_true", help="the names are chapters")
     grid.add_argument("-p", action="append", default=[], dest="values", metavar="NAME=VALUE,VALUE", help="a parameter")
     grid.add_argument("--out", type=user_path, help="folder of the results (default: build/grid)")
+    grid.add_argument("--ray", metavar="ADDRESS", help="run on this Ray cluster, such as auto or 10.0.0.1:6379")
     grid.add_argument("--jobs", type=int, help="reruns at a time (default: one for each core, or for each GPU)")
 
 
@@ -187,7 +188,16 @@ def run_grid(options: argparse.Namespace) -> int:
         values[name] = several
     reruns = grid.plan(kind, names, values)
     folder = options.out or data.home() / "build" / "grid"
-    failed = grid.execute(reruns, folder, grid.slots(options.jobs))
+    if options.ray:
+        if options.jobs is not None:
+            raise ValueError(
+                f"--jobs: got {options.jobs}, which has no effect with --ray; a cluster knows its own room"
+            )
+        from ltnotes import grid_ray
+
+        failed = grid_ray.execute(reruns, folder, options.ray)
+    else:
+        failed = grid.execute(reruns, folder, grid.slots(options.jobs))
     from ltnotes import grid_summary  # Matplotlib and seaborn, once all else is done
 
     for path in grid_summary.write(reruns, folder):
