@@ -1,4 +1,4 @@
-"""The same grid past one machine, on a Ray cluster (the extra ``cluster``): one GPU for each rerun, where there are any.
+"""The same grid past one machine: on a Ray cluster (the extra ``cluster``), with a GPU for each rerun if it has any.
 
 Nodes need this package and the prepared data, and no common file system: results come back
 through Ray. Ray does a task again whose worker or node died.
