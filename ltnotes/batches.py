@@ -80,8 +80,6 @@ class Augmenter:
         flip: whether a mirror image is as good, in place of the set's own.
     """
 
-    ahead = False  # a batch is made when it is asked for
-
     def __init__(self, data: LongTailData, pad: int | None = None, flip: bool | None = None):
         images = data.train.images
         self.num_images, self.size = images.shape[:2]

@@ -180,8 +180,6 @@ class FileAugmenter:
         crop: one of :data:`CROPS`.
     """
 
-    ahead = True  # batches are read before they are asked for, so they have to be known
-
     def __init__(self, files: ImageFiles, normalize: Any, crop: str, flip: bool):
         self.files, self.normalize = files, normalize
         self.transform = training_transform(files.size, crop, flip)

@@ -91,7 +91,7 @@ class LiveStage:
         self.set_mode()
         self.transform.start_epoch()
         indices = self._draw_epoch(first / self.num_steps, steps)
-        if self.training.augment.ahead:
+        if self.training.data.in_files:  # read ahead, so the batches have to be known
             indices = [self.transform.on_indices(batch) for batch in indices]
             self.training.augment.expect(indices)
         losses, hits = [], []
@@ -120,7 +120,7 @@ class LiveStage:
     def prepare(self, indices: Tensor) -> list[Tensor | float]:
         """The batch before the network: images ``[B, 3, H, W]``, then class ids and loss weights in turn."""
         training = self.training
-        if not training.augment.ahead:  # else the batch was composed when the epoch began
+        if not training.data.in_files:  # else the batch was composed when the epoch began
             indices = self.transform.on_indices(indices)
         labels = [(training.data.train.labels[indices], 1.0)]
         with autocast(training.device, training.precision):
@@ -161,7 +161,7 @@ class LiveStage:
         """What a graph can hold: the whole "step", its "update" of a transform that prevents more, or nothing."""
         if not self.loss.capturable:
             return None
-        if self.training.augment.ahead:
+        if self.training.data.in_files:
             return "update" if self.stage.transform is None or self.transform.capturable else None
         if self.stage.transform is None or self.transform.capturable:
             return "step"
