@@ -156,11 +156,13 @@ def run_chapters(options: argparse.Namespace) -> None:
 
 
 def run_recipe(options: argparse.Namespace) -> None:
-    from ltnotes import runs
+    from ltnotes import distributed, runs
 
     recipe = chosen_recipe(options.recipe, options)
     chosen = {name: getattr(options, name) for name in ("device", "precision", "together")}
     for run in runs.as_finished(recipe, options.seed, options.out, **chosen):
+        if not distributed.is_main():
+            continue
         groups = ", ".join(f"{name} {value:.1%}" for name, value in run.metrics["groups"].items() if value is not None)
         print(f"{recipe.name}, seed {run.seed}: balanced accuracy {run.metrics['balanced_accuracy']:.2%} ({groups})")
         made_on = run.record["environment"]

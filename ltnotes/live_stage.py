@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ltnotes import distributed
 from ltnotes.batches import draw_images
 from ltnotes.devices import Captured, autocast
 from ltnotes.inference import extract_features, predict
@@ -51,7 +52,9 @@ class LiveStage:
         blocks = len(model.backbone)
         self.frozen = {"all": 0, "head": blocks, "rest": self.transform.block or blocks}[stage.trains]
         self.optimizer = _optimizer(model, self.loss, stage, self.frozen, training.device)
+        self.learning = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         self.best: dict[str, Any] = {}
+        self.own = self.whole = stage.batch_size  # images of the batch in this process, and in all
 
     def start(self) -> None:
         """What a stage does once, before its first epoch."""
@@ -90,7 +93,9 @@ class LiveStage:
         self._tell_time(first)
         self.set_mode()
         self.transform.start_epoch()
-        indices = self._draw_epoch(first / self.num_steps, steps)
+        drawn = self._draw_epoch(first / self.num_steps, steps)
+        indices = [distributed.share(batch) for batch in drawn]
+        distributed.own_luck()
         if self.training.data.in_files:  # read ahead, so the batches have to be known
             indices = [self.transform.on_indices(batch) for batch in indices]
             self.training.augment.expect(indices)
@@ -98,6 +103,7 @@ class LiveStage:
         looked = time.monotonic()
         for i, batch in enumerate(indices):
             rate = self._tell_time(first + i)
+            self.own, self.whole = len(batch), len(drawn[i])
             loss, correct = self.step(batch)
             losses.append(loss)
             hits.append(correct)
@@ -106,10 +112,13 @@ class LiveStage:
                 report((first + i + 1) / self.num_steps, f"epoch {epoch + 1} of {self.num_epochs}")
                 looked = time.monotonic()
             yield
+        distributed.average_statistics(self.training.model)
         self._check_weights(first + steps)
+        seen = [torch.stack(losses).double().mean(), torch.cat(hits).double().mean()]
+        distributed.average(seen)
         return {
-            "loss": torch.stack(losses).mean().item(),
-            "train_accuracy": torch.cat(hits).double().mean().item(),
+            "loss": seen[0].item(),
+            "train_accuracy": seen[1].item(),
             "learning_rate": rate,
         }
 
@@ -140,6 +149,8 @@ class LiveStage:
         loss = torch.stack([self.loss(logits, classes, features, weight=weight) for classes, weight in pairs]).sum()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        if distributed.world() > 1:
+            distributed.average_gradients(self.learning, self.own, self.whole)
         self.optimizer.step()
         return loss.detach().float(), logits.argmax(1) == pairs[0][0]
 
@@ -159,7 +170,7 @@ class LiveStage:
 
     def capturable(self) -> str | None:
         """What a graph can hold: the whole "step", its "update" of a transform that prevents more, or nothing."""
-        if not self.loss.capturable:
+        if not self.loss.capturable or distributed.world() > 1:
             return None
         if self.training.data.in_files:
             return "update" if self.stage.transform is None or self.transform.capturable else None

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from filelock import FileLock
 
-from ltnotes import data, devices, features, metrics, training
+from ltnotes import data, devices, distributed, features, metrics, training
 from ltnotes.files import UnsealedError, file_hash, save_atomically, user_path, write_json, write_logits
 from ltnotes.finished import FILES, Run, is_finished, read_run
 from ltnotes.live_stage import NonFiniteLossError
@@ -121,11 +121,12 @@ def as_finished(
         of_type(name, value, bool)
     require(str(out_dir) != "", "out_dir", out_dir, "the path of a folder")
     together = None if together is None else whole("together", together, least=1)
-    chosen = devices.choose_device(device)
+    distributed.begin()
+    chosen = devices.choose_device(device or distributed.own_device())
     named = bool(precision or os.environ.get(devices.VARIABLE))
     precision = devices.choose_precision(precision, chosen)
     dataset = _load(recipe.dataset, recipe.imbalance, recipe.data_seed, recipe.validation, recipe.backbone)
-    width = together or (TOGETHER if chosen.type == "cuda" else 1)
+    width = 1 if distributed.world() > 1 else together or (TOGETHER if chosen.type == "cuda" else 1)
     in_order = sorted(set(seeds))
     for start in range(0, len(in_order), width):
         batch = in_order[start : start + width]
@@ -167,10 +168,11 @@ def _made(order: _Order, stage: int, seeds: Sequence[int]) -> dict[int, Run]:
         waiting, unwritable = order.out_dir / ".locks", None
         try:
             waiting.mkdir(parents=True, exist_ok=True)
-            for seed in seeds:
+            for seed in seeds if distributed.is_main() else ():  # the others train with it
                 locks.enter_context(FileLock(waiting / f"{_key(recipe, order.data.fingerprint, seed)}.lock"))
         except OSError as error:  # what is finished can be read from a disk that can't be written
             unwritable = error
+        distributed.wait()
         folders = {seed: run_folder(recipe, order.data.fingerprint, seed, order.out_dir) for seed in seeds}
         made = {}
         for seed, folder in folders.items():
@@ -267,12 +269,20 @@ def _train(order: _Order, stage: int, before: dict[int, Run | None], folders: di
 
 
 def _finish(job: training.Training, before: Run | None, folder: Path, together: int) -> Run:
-    """Evaluate a training that has come to its end, and write its run."""
+    """Evaluate a training that has come to its end, and write its run; one of several processes does."""
+    if distributed.is_main():
+        _write(job, before, folder, together)
+    distributed.wait()
+    return read_run(folder, job.recipe.up_to(job.number), job.seed)
+
+
+def _write(job: training.Training, before: Run | None, folder: Path, together: int) -> None:
     recipe, dataset = job.recipe.up_to(job.number), job.data
     logits, labels = job.logits(), dataset.test.labels.cpu().numpy()
     own = {
         "seconds": job.seconds,
         "side_by_side": together,
+        "processes": distributed.world(),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "environment": environment(job.device, job.precision),
         "code": code_hash(recipe),
@@ -301,4 +311,3 @@ def _finish(job: training.Training, before: Run | None, folder: Path, together: 
     record["files"] = {file.name: file_hash(file) for file in (checkpoint, kept)}
     write_json(record, run_json)  # last but one: with it the run is finished
     (folder / UNFINISHED).unlink(missing_ok=True)
-    return read_run(folder, recipe, job.seed)

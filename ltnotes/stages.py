@@ -111,6 +111,7 @@ class Recipe:
         flip: whether mirror images of them are shown as well; the data set's own if None.
         crop: how training images in files are cut, one of :data:`ltnotes.image_files.CROPS`; the data set's own
             if None.
+        sync_batchnorm: normalise with the statistics of the whole batch where several processes share it.
     """
 
     name: str
@@ -126,6 +127,7 @@ class Recipe:
     pad: int | None = None
     flip: bool | None = None
     crop: str | None = None
+    sync_batchnorm: bool = False
 
     def __post_init__(self) -> None:
         _of_type(self, {"name": str, "dataset": str, "stages": tuple, "head": Part})
@@ -137,7 +139,7 @@ class Recipe:
         check_backbone(self.backbone)
         _numbers(self, {"imbalance": 1})
         _whole_numbers(self, {"projection": 0, "validation": 0, "data_seed": 0, "pad": 0})
-        _of_type(self, {"pretrained": bool, "flip": bool | None})
+        _of_type(self, {"pretrained": bool, "flip": bool | None, "sync_batchnorm": bool})
         if self.crop is not None:
             choice("crop", self.crop, CROPS)
 
@@ -145,8 +147,8 @@ class Recipe:
     def hash(self) -> str:
         """sha256 of everything but the name: two names for one training share its runs."""
         content = {key: value for key, value in asdict(self).items() if key != "name"}
-        for name in ("pad", "flip", "crop"):  # runs from before there was a choice keep their hash
-            if content[name] is None:
+        for name in ("pad", "flip", "crop", "sync_batchnorm"):  # runs from before there was a choice keep their hash
+            if content[name] in (None, False) and (name, content[name]) != ("flip", False):
                 del content[name]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

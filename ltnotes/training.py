@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ltnotes import inference, metrics, models
+from ltnotes import distributed, inference, metrics, models
 from ltnotes.batches import augmenter, check_probabilities
 from ltnotes.data import LongTailData, Split
 from ltnotes.devices import Lane, choose_precision, naming_memory, seeded
@@ -104,6 +104,8 @@ class Training:
             self.model = build_model(begun, data.counts, data.channels).to(
                 self.device, memory_format=torch.channels_last
             )
+            if recipe.sync_batchnorm and distributed.world() > 1:  # one process sees the whole batch anyway
+                self.model = distributed.with_shared_statistics(self.model)
         self._rehearse()
         for before in range(stage):  # so that the shapes fit what is loaded
             self._replace_head(before)
@@ -190,7 +192,7 @@ class Training:
     # --- checkpoints ---
 
     def _write_checkpoint(self, epoch: int, live: LiveStage) -> None:
-        if self.checkpoint is None:
+        if self.checkpoint is None or not distributed.is_main():
             return
         content = {
             "of": self._identity(),
@@ -249,6 +251,9 @@ class Training:
     def _set_aside(self, error: DamagedFileError) -> None:
         """Keep a state that can't be used under another name, and say so."""
         aside = self.checkpoint.with_suffix(".damaged.pt")
+        distributed.wait()  # until all have read it
+        if not distributed.is_main():
+            return
         os.replace(self.checkpoint, aside)
         print(f"{error}, and the file is kept as {aside.name}", file=sys.stderr)
 

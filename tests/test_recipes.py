@@ -42,6 +42,7 @@ OTHER_RECIPE = {
     "pad": 2,
     "flip": False,
     "crop": "shorter",
+    "sync_batchnorm": True,
 }
 
 
