@@ -1,6 +1,8 @@
 """Assignments: made from the chapters, complete for a teacher, and without what a student must not see."""
 
 import ast
+import copy
+import functools
 import re
 import subprocess
 import sys
@@ -25,6 +27,16 @@ def book(monkeypatch):
     monkeypatch.setattr(assignments, "book_folder", lambda: BOOK)
 
 
+@functools.cache
+def _made(name, level):
+    return assignments.assignment(name, level)
+
+
+def assignment(name, level):
+    """The teacher's notebook, made once for all tests."""
+    return copy.deepcopy(_made(name, level))
+
+
 def cells_of(notebook, kind):
     return [cell for cell in notebook.cells if cell.cell_type == kind]
 
@@ -38,7 +50,7 @@ def without_experiments(notebook):
 @EACH
 @BOTH
 def test_an_assignment_has_a_hundred_points_and_ids_of_its_own(name, level):
-    notebook = assignments.assignment(name, level)
+    notebook = assignment(name, level)
     nbformat.validate(notebook)
     graded = [cell.metadata.nbgrader for cell in notebook.cells if "nbgrader" in cell.metadata]
     assert sum(cell.get("points", 0) for cell in graded) == assignments.TOTAL
@@ -50,7 +62,7 @@ def test_an_assignment_has_a_hundred_points_and_ids_of_its_own(name, level):
 @EACH
 @BOTH
 def test_a_released_copy_holds_no_solution_no_mark_and_no_hidden_check(name, level):
-    teacher = assignments.assignment(name, level)
+    teacher = assignment(name, level)
     kept = [cell.source for cell in teacher.cells]
     stated = "\n".join(cell.source for cell in cells_of(teacher, "markdown") if "SOLUTION" not in cell.source)
     student = assignments.release(teacher)
@@ -66,12 +78,12 @@ def test_a_released_copy_holds_no_solution_no_mark_and_no_hidden_check(name, lev
 
 @EACH
 def test_the_teachers_copy_passes_its_own_checks_and_the_students_does_not(name, capsys):
-    teacher = assignments.assignment(name, "lab")
+    teacher = assignment(name, "lab")
     names = {}
     for cell in without_experiments(teacher):
         exec(cell.source, names)
     assert set(capsys.readouterr().out.split()) == {"right"}
-    student = assignments.release(assignments.assignment(name, "lab"))
+    student = assignments.release(assignment(name, "lab"))
     setup, *others = without_experiments(student)
     exec(setup.source, names := {})
     checks = [cell for cell in others if cell.source.startswith("check.")]
@@ -87,7 +99,7 @@ def test_the_teachers_copy_passes_its_own_checks_and_the_students_does_not(name,
 @EACH
 @BOTH
 def test_no_role_of_sphinx_is_left_in_the_text(name, level):
-    for cell in cells_of(assignments.assignment(name, level), "markdown"):
+    for cell in cells_of(assignment(name, level), "markdown"):
         assert not re.search(r"\{(eq|doc|cite|numref|ref)[:\w]*\}`|:::", cell.source), cell.source[:200]
 
 
@@ -123,7 +135,7 @@ def given_functions(notebook):
 @EACH
 def test_no_function_that_is_given_solves_an_exercise(name, capsys):
     """In the order of the arguments that it has, and without those that have defaults."""
-    notebook = assignments.assignment(name, "homework")
+    notebook = assignment(name, "homework")
     checks = re.findall(r"check\.(\w+)\.example", "\n".join(cell.source for cell in notebook.cells))
     for function, source in given_functions(notebook).items():
         try:
@@ -139,7 +151,7 @@ def test_no_function_that_is_given_solves_an_exercise(name, capsys):
 @BOTH
 def test_the_committed_copy_is_what_the_chapter_gives(name, level):
     committed = BOOK / "assignments" / f"{name}-{level}" / f"{name}-{level}.ipynb"
-    fresh = assignments.release(assignments.assignment(name, level))
+    fresh = assignments.release(assignment(name, level))
     assert committed.read_text(encoding="utf-8") == assignments.text_of(fresh), (
         "make it again: ltnotes course make book/assignments"
     )
@@ -162,7 +174,7 @@ def test_a_lab_takes_about_an_hour_and_a_homework_has_all_exercises(name):
 
 @EACH
 def test_an_experiment_has_code_to_write_and_an_answer_to_grade(name):
-    cells = assignments.assignment(name, "lab").cells
+    cells = assignment(name, "lab").cells
     (code,) = (
         i for i, cell in enumerate(cells) if cell.metadata.get("nbgrader", {}).get("grade_id", "")[:5] == "code-"
     )
@@ -183,7 +195,7 @@ def test_every_name_in_an_assignment_is_defined_in_it(tmp_path):
 
 def test_assignments_run_on_data_that_every_machine_has():
     for name in CHAPTERS:
-        text = "\n".join(cell.source for cell in cells_of(assignments.assignment(name, "homework"), "code"))
+        text = "\n".join(cell.source for cell in cells_of(assignment(name, "homework"), "code"))
         assert "cifar" not in re.sub(r"# .*", "", text)
 
 
@@ -197,5 +209,5 @@ def test_every_check_that_a_chapter_grades_is_in_its_lab():
         chapter = nbformat.read(BOOK / f"{name}.ipynb", as_version=4)
         graded_cells = [c for c in chapter.cells if c.metadata.get("nbgrader", {}).get("grade")]
         expected = [re.search(r"^check\.(\w+)\(", cell.source, re.M)[1] for cell in graded_cells]
-        lab = "\n".join(cell.source for cell in cells_of(assignments.assignment(name, "lab"), "code"))
+        lab = "\n".join(cell.source for cell in cells_of(assignment(name, "lab"), "code"))
         assert expected and re.findall(r"check\.(\w+)\.example", lab) == expected

@@ -145,7 +145,7 @@ def test_a_state_of_two_processes_goes_on_in_one(tmp_path):
         torch.testing.assert_close(resumed.model.state_dict()[name], weight, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["blt", "cam-fusion", "gcl"])
+@pytest.mark.parametrize("name", ["blt", "cam-fusion"])
 def test_what_two_processes_trained_is_read_by_one(tmp_path, name):
     """Every kind of method, with two stages, augmentation and normalisation layers."""
     setting = ["--dataset", "digits-lt", "--imbalance", "20", "--scale", "tiny"]
