@@ -273,13 +273,13 @@ def test_a_result_is_hidden_until_a_key_chooses_an_answer(html: Path, browser) -
     wrong.locator("summary").focus()
     page.keyboard.press("Enter")
     assert wrong.get_by_text("No.").is_visible()
-    assert "Not this one" in question.get_by_role("status").inner_text()
+    question.get_by_role("status").get_by_text("Not this one").wait_for()  # said once the browser has told the script
     assert result_of(page).is_visible()
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")  # the link of the comment
     page.wait_for_url(re.compile("#see-02-"))
     question.locator("details.right summary").press(" ")
-    assert question.get_by_role("status").inner_text().startswith("Right.")
+    question.get_by_role("status").get_by_text("Right.").wait_for()
     page.context.close()
 
 
