@@ -122,7 +122,7 @@ def as_finished(
     require(str(out_dir) != "", "out_dir", out_dir, "the path of a folder")
     together = None if together is None else whole("together", together, least=1)
     distributed.begin()
-    chosen = devices.choose_device(device or distributed.own_device())
+    chosen = devices.choose_device(distributed.own_device() if device is None else device)
     named = bool(precision or os.environ.get(devices.VARIABLE))
     precision = devices.choose_precision(precision, chosen)
     dataset = _load(recipe.dataset, recipe.imbalance, recipe.data_seed, recipe.validation, recipe.backbone)

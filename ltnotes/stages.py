@@ -147,8 +147,8 @@ class Recipe:
     def hash(self) -> str:
         """sha256 of everything but the name: two names for one training share its runs."""
         content = {key: value for key, value in asdict(self).items() if key != "name"}
-        for name in ("pad", "flip", "crop", "sync_batchnorm"):  # runs from before there was a choice keep their hash
-            if content[name] in (None, False) and (name, content[name]) != ("flip", False):
+        for name, without in {"pad": None, "flip": None, "crop": None, "sync_batchnorm": False}.items():
+            if content[name] is without:  # runs from before there was a choice keep their hash
                 del content[name]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
