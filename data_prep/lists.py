@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from data_prep.prepare import holds
 from data_prep.sources import PrepareError
-from ltnotes import data
 from ltnotes.files import DamagedFileError, file_hash, first_line
 from ltnotes.image_files import decode
 from ltnotes.prepared import Counter, and_more, remove_litter, replace_prepared
@@ -96,13 +96,8 @@ def prepare_listed(name: str, lists: Path, images: Path, root: Path, seed: int =
     remove_litter(root)
     sizes = check_files(images, splits)
     manifest["fingerprint"] = _fingerprint(splits, sizes)
-    try:
-        existing = json.loads((target / "manifest.json").read_text(encoding="utf-8"))
-        if existing.get("fingerprint") == manifest["fingerprint"] and existing.get("images") == manifest["images"]:
-            data.read_folder(target)
-            return target, False, notes
-    except (OSError, ValueError, DamagedFileError):
-        pass
+    if holds(target, manifest):
+        return target, False, notes
     arrays = {}
     for split, listed in splits.items():
         arrays[f"{split}_names.npy"] = np.array([n.encode() for n in listed.names])

@@ -50,14 +50,14 @@ def prepare(pool: Pool, request: Request, root: Path) -> tuple[Path, bool]:
     arrays, manifest = _draw(pool, request)
     target = root / request.folder_name
     remove_litter(root)
-    if _holds(target, manifest):
+    if holds(target, manifest):
         return target, False
     _check_is_ours(target)
     try:
         root.mkdir(parents=True, exist_ok=True)
         replace_prepared(target, arrays, manifest)
     except OSError as error:
-        if _holds(target, manifest):  # another process prepared the same meanwhile
+        if holds(target, manifest):  # another process prepared the same meanwhile
             return target, False
         raise PrepareError(
             f"can't write {target}: {disk_reason(error, root)}; nothing was left there. Allowed is a"
@@ -119,7 +119,7 @@ def _draw(pool: Pool, request: Request) -> tuple[dict[str, np.ndarray], dict]:
     return arrays, manifest
 
 
-def _holds(target: Path, manifest: dict) -> bool:
+def holds(target: Path, manifest: dict) -> bool:
     """Whether the folder is whole and was made by the same request from the same source."""
     try:
         existing = read_manifest(target)

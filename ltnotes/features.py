@@ -32,7 +32,7 @@ from ltnotes.progress import TrainingProgress
 DEFAULT = models.LITE
 SIZE = 128  # pixels that images are brought to, unless told otherwise
 BATCH = 64
-LEAST_SPREAD = 0.01  # of a feature, as a share of their mean
+LEAST_SPREAD = 0.001  # of a feature, as a share of their mean
 SHARD = 1024  # images whose features are written at once: what a kill can cost
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TIMM = "timm:"
