@@ -27,7 +27,7 @@ PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := book
 .DELETE_ON_ERROR:
-.PHONY: book html site test unit nbval rendered kills lint format lab bench bench-gpu lite-table browser setup clean help
+.PHONY: book html site test unit nbval rendered kills lint format lab bench bench-gpu bench-many lite-table browser setup clean help
 
 ## book: execute every chapter (DATASET=digits-lt SCALE=tiny), then build build/html/index.html from them
 book: $(STAMP)
@@ -130,6 +130,11 @@ bench: $(STAMP)
 ## bench-gpu: the same on a GPU, in under ten minutes
 bench-gpu: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.gpu --out book/speed/gpu
+
+## bench-many: what grids of reruns and images in files cost, for the same page
+bench-many: $(STAMP)
+	$(BIN)/python -m tests.benchmarks.files --out book/speed/files
+	$(BIN)/python -m tests.benchmarks.grid --out book/speed/grid
 
 ## lite-table: all main recipes at the scale lite, as the tables of the book's page on it; hours, unless the run cache has them
 lite-table: $(STAMP)

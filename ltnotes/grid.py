@@ -14,17 +14,17 @@ import itertools
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 import traceback
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from ltnotes import data, recipes, runs
+from ltnotes import data, grid_process, recipes, runs
 from ltnotes.files import DamagedFileError, first_line, read_json, write_json
 from ltnotes.options import choice, require, whole
 from ltnotes.progress import duration
@@ -223,7 +223,7 @@ class Slot:
     """A place where one rerun at a time can be: some threads, or a GPU."""
 
     environment: dict[str, str]
-    process: subprocess.Popen | None = None
+    process: BaseProcess | None = None
     rerun: Rerun | None = None
 
 
@@ -255,6 +255,8 @@ def execute(reruns: Sequence[Rerun], folder: Path, places: Sequence[Slot]) -> li
     """
     (folder / "reruns").mkdir(parents=True, exist_ok=True)
     waiting = deque(rerun for rerun in reruns if not is_done(rerun, folder))
+    for rerun in waiting:
+        failure_of(rerun, folder).unlink(missing_ok=True)  # of an earlier call
     tries = dict.fromkeys(reruns, 0)
     failed: list[Rerun] = []
     display = Display(len(reruns), len(reruns) - len(waiting))
@@ -265,35 +267,30 @@ def execute(reruns: Sequence[Rerun], folder: Path, places: Sequence[Slot]) -> li
                     place.rerun = waiting.popleft()
                     tries[place.rerun] += 1
                     place.process = _start(place.rerun, folder, place.environment)
-                elif place.process is not None and place.process.poll() is not None:
-                    rerun, code = place.rerun, place.process.returncode
-                    place.process = None
-                    if code < 0 and tries[rerun] < TRIES and not is_done(rerun, folder):
-                        waiting.append(rerun)  # killed: by the system for its memory, or by a scheduler
-                    elif is_done(rerun, folder):
+                elif place.process is not None and not place.process.is_alive():
+                    rerun, place.process = place.rerun, None
+                    if is_done(rerun, folder):
                         display.done(rerun)
+                    elif not failure_of(rerun, folder).is_file() and tries[rerun] < TRIES:
+                        waiting.append(rerun)  # killed: by the system for its memory, or by a scheduler
                     else:
                         failed.append(rerun)
                         display.failed(rerun, folder)
             time.sleep(SECONDS_BETWEEN_LOOKS)
     finally:
-        for place in places:
-            if place.process is not None:
-                place.process.send_signal(signal.SIGINT)
-        for place in places:
-            if place.process is not None:
-                place.process.wait()
+        running = [place.process for place in places if place.process is not None]
+        for process in running:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGINT)
+        for process in running:
+            process.join()
     return failed
 
 
-def _start(rerun: Rerun, folder: Path, environment: Mapping[str, str]) -> subprocess.Popen:
-    with (folder / "reruns" / f"{rerun.key}.log").open("w", encoding="utf-8") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", "ltnotes.grid", rerun.text, str(folder)],
-            env={"LTNOTES_HOME": str(data.home()), **os.environ, **environment},
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
+def _start(rerun: Rerun, folder: Path, environment: Mapping[str, str]) -> BaseProcess:
+    variables = {"LTNOTES_HOME": str(data.home()), **os.environ, **environment}
+    log = folder / "reruns" / f"{rerun.key}.log"
+    return grid_process.start(functools.partial(work, rerun, folder.absolute()), log.absolute(), variables)
 
 
 class Display:

@@ -1,5 +1,6 @@
 """Grids of reruns: planned before anything runs, each in a process that may fail or be killed, and counted once."""
 
+import contextlib
 import os
 import random
 import signal
@@ -140,11 +141,12 @@ def test_none_is_lost_while_processes_are_killed(tmp_path, capsys):
         rng = random.Random(0)
         while not stop.is_set() and len(killed) < 3:
             time.sleep(1.5 * rng.random())
-            running = [place.process for place in places if place.process and place.process.poll() is None]
+            running = [place.process for place in places if place.process]
             if running:
                 victim = rng.choice(running)
-                os.kill(victim.pid, signal.SIGKILL)
-                killed.append(victim.pid)
+                with contextlib.suppress(ProcessLookupError):  # it has just ended
+                    os.kill(victim.pid, signal.SIGKILL)
+                    killed.append(victim.pid)
 
     killer = threading.Thread(target=kill)
     killer.start()
@@ -156,13 +158,17 @@ def test_none_is_lost_while_processes_are_killed(tmp_path, capsys):
     assert sorted(row["seed"] for row in rows) == list(range(5))
 
 
+def _kill_itself():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def test_one_that_is_always_killed_is_given_up(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(grid, "TRIES", 2)
     started = []
 
     def start(rerun, folder, environment):
         started.append(rerun)
-        return grid.subprocess.Popen(["sh", "-c", "kill -9 $$"])
+        return grid.grid_process.start(_kill_itself, folder / "log", os.environ)
 
     monkeypatch.setattr(grid, "_start", start)
     (failed,) = grid.execute(reruns_of(), tmp_path, grid.slots(1))

@@ -134,6 +134,11 @@ def test_a_recipe_refuses_by_name(changes, name):
 # --- by name ---
 
 
+@pytest.mark.parametrize("name", data.LARGE)
+def test_blt_holds_images_of_every_large_set_out(name):
+    assert recipes.get("blt", name).validation in (5, 20)
+
+
 @pytest.mark.parametrize("name", recipes.names())
 @pytest.mark.parametrize("scale", recipes.SCALES)
 def test_every_recipe_is_whole_at_every_scale(name, scale):

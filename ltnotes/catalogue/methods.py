@@ -26,7 +26,7 @@ from ltnotes.stages import LINEAR, Stage
 
 BLT_BALANCER = part("balancers.power_balanced", gamma=0.9)
 SQUASHING = squashing()
-HELD_OUT = {"imagenet-lt": 20, "places-lt": 20, "inat2017": 5, "inat2018": 5}
+HELD_OUT = {"imagenet-lt": 20, "places-lt": 20, "inat2017": 5, "inat2018": 5, "inat2018-blt": 5}
 LARGEST = {"cifar10-lt": 5000, "cifar100-lt": 500, "digits-lt": 124}  # images of the largest class
 
 
