@@ -13,6 +13,7 @@ from ltnotes.exercises.balancers import (  # chapter 2
     weighted_cross_entropy,
 )
 from ltnotes.exercises.blt import climb_linear, confusing_class_probabilities  # chapter 4
+from ltnotes.exercises.comparison import trainings_needed, variance_components  # chapter 9
 from ltnotes.exercises.engine import Mistake
 from ltnotes.exercises.fbl import balanced_logits, radial_pull  # chapter 7
 from ltnotes.exercises.fusion import class_activation_map, most_confusing  # chapter 5
@@ -44,5 +45,7 @@ __all__ = [
     "power_balanced",
     "radial_pull",
     "squashing_cosine",
+    "trainings_needed",
+    "variance_components",
     "weighted_cross_entropy",
 ]

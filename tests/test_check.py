@@ -2,6 +2,7 @@
 
 import math
 import random
+import statistics
 
 import numpy as np
 import pytest
@@ -243,6 +244,27 @@ def frequencies_in_loops(posterior, prior, steps):
     return q
 
 
+def components_in_loops(y):
+    """From the sums of squares of a table of the analysis of variance."""
+    a, b = y.shape
+    rows, mean = y.tolist(), y.mean()
+    of_row = [sum(row) / b for row in rows]
+    of_column = [sum(row[j] for row in rows) / a for j in range(b)]
+    squares = sum((rows[i][j] - of_row[i] - of_column[j] + mean) ** 2 for i in range(a) for j in range(b))
+    rest = squares / ((a - 1) * (b - 1))
+    subset = (b * sum((m - mean) ** 2 for m in of_row) / (a - 1) - rest) / b
+    seed = (a * sum((m - mean) ** 2 for m in of_column) / (b - 1) - rest) / a
+    return [max(0, subset), max(0, seed), rest]
+
+
+def needed_by_trying(std, difference, power):
+    n = 2
+    normal = statistics.NormalDist()
+    while normal.cdf(difference * math.sqrt(n) / std - normal.inv_cdf(0.975)) < power:
+        n += 1
+    return n
+
+
 RIGHT = {
     "macro_f1": [macro_f1_in_loops],
     "balanced_accuracy": [
@@ -276,6 +298,8 @@ RIGHT = {
     "cben": [cben_in_loops],
     "head_prior": [prior_in_loops],
     "estimate_frequencies": [frequencies_in_loops],
+    "variance_components": [components_in_loops],
+    "trainings_needed": [needed_by_trying],
 }
 
 
@@ -427,7 +451,7 @@ def test_a_right_answer_that_changes_an_argument_fails(name):
             spoilt[0] = spoilt[0] + 1
         return answer
 
-    if name == "exponential_counts":  # takes numbers only, which can't be changed
+    if name in ("exponential_counts", "trainings_needed"):  # takes numbers only, which can't be changed
         assert find_mistake(EXACT[name], spoiling) is None
     else:
         assert "in place" in find_mistake(EXACT[name], spoiling)
@@ -486,6 +510,8 @@ WITHOUT_COUNTS = (
     "class_activation_map",
     "most_confusing",
     "kps_loss",
+    "variance_components",
+    "trainings_needed",
 )
 OF_COUNTS = {name: exercise for name, exercise in EXERCISES.items() if name not in WITHOUT_COUNTS}
 
