@@ -92,7 +92,8 @@ def contents(found: Mapping[str, Run], labels: np.ndarray, regret: Mapping[str, 
     first = next(iter(found.values()))
     counts, names = first.counts, first.record["data"]["class_names"]
     for name, run in found.items():
-        require(run.counts == counts, f"counts of {name}", run.counts, f"those of the others, {counts}")
+        of_set = [n + run.recipe.validation for n in run.counts]  # images that it held out are of the set, too
+        require(of_set == counts, f"counts of {name}", of_set, f"those of the others, {counts}")
         _check_labels(name, run, labels)
     return {
         "dataset": first.recipe.dataset,
