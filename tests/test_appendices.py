@@ -97,3 +97,7 @@ def test_an_anchor_is_one_heading_of_the_chapter(chapter):
         assert place.heading in headings
         assert anchors.count(place.anchor) == 1  # a second one would be called anchor-1
         assert f"({chapter}.ipynb#{place.anchor})" in place.link
+
+
+def test_the_page_is_what_its_rows_give():
+    assert (folder().parent / "tables-and-figures.md").read_text(encoding="utf-8") == appendices.tables_and_figures()

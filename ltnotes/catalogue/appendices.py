@@ -17,15 +17,15 @@ import pandas as pd
 from ltnotes.files import write_text
 from ltnotes.papers import folder
 
-SOURCES = {
-    "BLT": "BLT {cite:p}`kozerawski2020blt`",
-    "BLT-S": "BLT's supplement {cite:p}`kozerawski2020supplement`",
-    "FSA": "Feature space augmentation {cite:p}`chu2020feature`",
-    "thesis 1": "The thesis, chapter 1: earlier work {cite:p}`li2022advances`",
-    "thesis 2": "The thesis, chapter 2: data sets and baselines",
-    "thesis 3": "The thesis, chapter 3: KPS",
-    "thesis 4": "The thesis, chapter 4: FBL",
-    "thesis 5": "The thesis, chapter 5: GCL",
+SOURCES = {  # title of the section, and what it is about
+    "BLT": ("BLT", "kozerawski2020blt"),
+    "BLT-S": ("BLT's supplement", "kozerawski2020supplement"),
+    "FSA": ("Feature space augmentation", "chu2020feature"),
+    "thesis 1": ("The thesis, chapter 1: earlier work", "li2022advances"),
+    "thesis 2": ("The thesis, chapter 2: data sets and baselines", "li2022advances"),
+    "thesis 3": ("The thesis, chapter 3: KPS", "li2022advances"),
+    "thesis 4": ("The thesis, chapter 4: FBL", "li2022advances"),
+    "thesis 5": ("The thesis, chapter 5: GCL", "li2022advances"),
 }
 REFERENCES = "## References\n\n```{bibliography}\n:filter: docname in docnames\n```"
 
@@ -78,6 +78,11 @@ def read(name: str) -> pd.DataFrame:
     return pd.read_csv(folder().parent / "appendices" / f"{name}.csv", dtype=str, keep_default_na=False)
 
 
+def _heading(source: str) -> str:
+    title, work = SOURCES[source]
+    return f"## {title}\n\nSource: {{cite:t}}`{work}`."
+
+
 # --- paper against code ------------------------------------------------------
 
 
@@ -94,7 +99,7 @@ def paper_against_code() -> str:
         " links to.",
     ]
     for source, rows in table.groupby("source", sort=False):
-        parts += [f"## {SOURCES[source]}", *(_difference(row) for _, row in rows.iterrows())]
+        parts += [_heading(source), *(_difference(row) for _, row in rows.iterrows())]
     return "\n\n".join([*parts, REFERENCES]) + "\n"
 
 
@@ -123,8 +128,12 @@ def tables_and_figures() -> str:
         " section. The last column says in what it differs from the paper's, or why there is none yet.",
     ]
     for source, rows in table.groupby("source", sort=False):
-        lines = ["| | shows | here | |", "|---|---|---|---|", *(_entry(row) for _, row in rows.iterrows())]
-        parts += [f"## {SOURCES[source]}", "\n".join(lines)]
+        lines = [
+            "| | shows | here | difference, or why not |",
+            "|---|---|---|---|",
+            *(_entry(row) for _, row in rows.iterrows()),
+        ]
+        parts += [_heading(source), "\n".join(lines)]
     return "\n\n".join([*parts, REFERENCES]) + "\n"
 
 
