@@ -118,7 +118,7 @@ class LongTailData:
 
     @property
     def white(self) -> float:
-        """What a 1 of ``mean`` and ``std`` is in the images: 255, and 1 in features."""
+        """What a 1 of ``mean`` and ``std`` is in the data, 255 in images and 1 in features."""
         return 255.0 if self.train.images.dtype == torch.uint8 else 1.0
 
     @property

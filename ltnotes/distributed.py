@@ -1,6 +1,6 @@
 """Several processes train one network: each takes its share of every batch, and they agree on the gradient.
 
-``torchrun`` starts them, with a GPU each (NCCL) or on the CPU (gloo):
+``torchrun`` starts them, with a GPU each (NCCL) or on the CPU (gloo)::
 
     torchrun --nproc-per-node 4 -m ltnotes run kps --dataset imagenet-lt
 

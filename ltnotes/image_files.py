@@ -31,7 +31,7 @@ AHEAD = 3  # batches that each worker reads before they are asked for
 SHORTER = 256 / 224  # the shorter side over the side of the crop, as the papers have it
 JITTER = 0.4  # of brightness, contrast and saturation
 CROPS = ("resized", "resized-jitter", "shorter")
-"""How training images are cut: a random part of any size, the same with random colours, or a random place
+"""How training images are cut, by a random part of any size, the same with random colours, or a random place
 of the image whose shorter side is a little longer than the crop."""
 
 

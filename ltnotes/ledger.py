@@ -86,7 +86,7 @@ class Entry:
 
     @property
     def family(self) -> str:
-        """The same for all trainings that begin with the same stage: one process at a time trains one of them."""
+        """The same for all trainings that begin with the same stage, of which one process at a time trains one."""
         return hashlib.sha256(f"{self.recipe.up_to(0).hash} {self.seed}".encode()).hexdigest()[:12]
 
 

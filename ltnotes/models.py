@@ -6,7 +6,7 @@ without knowing the architecture::
     model(images)              [B, C]        logits (or cosines, if the head gives them)
     model.features(images)     [B, D]        pooled features, the head's input
     model.feature_map(images)  [B, K, h, w]  the last convolutional map, or that after an earlier block
-    model.head                 the classifier; ``model.num_features`` is D
+    model.head                 the classifier; model.num_features is D
     model.class_weight         [C, K]        what each channel of the last map adds to each class
 
 D and K are the same unless a layer lies between pooling and head, as in BLT's ResNet-10.

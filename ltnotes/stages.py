@@ -145,7 +145,7 @@ class Recipe:
 
     @property
     def hash(self) -> str:
-        """sha256 of everything but the name: two names for one training share its runs."""
+        """sha256 of everything but the name, so two names for one training share its runs."""
         content = {key: value for key, value in asdict(self).items() if key != "name"}
         for name, without in {"pad": None, "flip": None, "crop": None, "sync_batchnorm": False}.items():
             if content[name] is without:  # runs from before there was a choice keep their hash

@@ -135,7 +135,7 @@ class DeferredReweighting(_ClassWeighted):
     Features, further arguments and the progress are passed on to the loss.
 
     Args:
-        loss: a method part, built with ``class_counts``, or a :class:`Loss`.
+        loss: a method part, built with ``class_counts``, or a :class:`~ltnotes.methods.common.Loss`.
         start: progress of the stage at which the weights come; 0.8 is the paper's epoch 160 of 200.
         beta: as in :class:`ClassBalancedLoss`.
         divide_by: as in :class:`WeightedCrossEntropy`; the released code has "weights".

@@ -64,7 +64,7 @@ class BLT(Transform):
     for each step of :func:`hallucinate`, and once more for "unconfused-skipped".
 
     Args:
-        fraction: p. 0.5 in the paper's ablations, 0.25 in the supplement and the released
+        fraction: the paper's p; 0.5 in its ablations, 0.25 in the supplement and the released
             code; the main tables do not say.
         tail: "few" (at most 20 training images), "smallest" (the smallest 30 % of the classes,
             for data where none has so few) or "all".

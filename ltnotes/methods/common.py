@@ -105,7 +105,7 @@ class Loss(nn.Module):
 
     num_classes: int | None = None
     evaluation_scale: float = 1.0
-    """What a head's scores are multiplied by before their softmax at evaluation: a loss that
+    """What a head's scores are multiplied by before their softmax at evaluation. A loss that
     takes plain cosines scales them itself, and without its scale confidences say nothing."""
 
     @property
@@ -187,7 +187,7 @@ def weights_summing_to_classes(weights: Tensor | Sequence[float]) -> Tensor:
 
 
 Labels = list[tuple[Tensor, float | Tensor]]
-"""What a batch is trained on: pairs of class ids ``[B]`` and loss weights, one or ``[B]``; mixup has two pairs."""
+"""What a batch is trained on, pairs of class ids ``[B]`` and loss weights, one or ``[B]``; mixup has two pairs."""
 
 
 class Transform:
