@@ -1,8 +1,7 @@
 """How far a table of results can be trusted: components of variance, intervals, and trainings needed (chapter 9).
 
 Formulas are those of the two-way layout with random effects and one observation in each
-cell (Searle, Casella and McCulloch, "Variance Components", 1992), and of the normal
-approximation to the t-test.
+cell (Searle, Casella and McCulloch, "Variance Components", 1992), and of Student's t-test.
 """
 
 from __future__ import annotations
@@ -60,14 +59,14 @@ def interval(values: Sequence[float] | np.ndarray, level: float = 0.95) -> tuple
 
 
 def trainings_needed(std: float, difference: float, power: float = 0.8, level: float = 0.05) -> int:
-    """How many values a test at this level needs, to see a true mean of ``difference`` with this power.
+    """How many values a two-sided t-test at this level needs, to see a true mean of ``difference`` with this power.
 
     Args:
         std: standard deviation of one value; of one difference, if pairs are compared.
         difference: in the unit of ``std``, above 0.
 
     Returns:
-        At least two. By the normal approximation, which for less than ten values is one or two too few.
+        At least two.
 
     Raises:
         ValueError: a number outside its range.
@@ -76,5 +75,10 @@ def trainings_needed(std: float, difference: float, power: float = 0.8, level: f
     number("difference", difference, above=0)
     number("power", power, above=0, below=1)
     number("level", level, above=0, below=1)
-    quantiles = stats.norm.ppf(1 - level / 2) + stats.norm.ppf(power)
-    return max(2, math.ceil((quantiles * std / difference) ** 2))
+    if std == 0:
+        return 2
+    quantiles = stats.norm.ppf(1 - level / 2) + stats.norm.ppf(power)  # a t-test needs more, never fewer
+    n = max(2, math.floor((quantiles * std / difference) ** 2))
+    while stats.nct.sf(stats.t.ppf(1 - level / 2, n - 1), n - 1, difference * math.sqrt(n) / std) < power:
+        n += 1
+    return n

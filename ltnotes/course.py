@@ -34,6 +34,7 @@ WEEKS = (
     ("Features of others", "05-cam-fusion"),
     ("Margins, and longer features", "06-kps-ga, 07-fbl-curriculum"),
     ("Clouds on the scores", "08-gcl-cben"),
+    ("Comparing methods", "09-comparison"),
     ("Your own data: a project", "10-your-own-data"),
 )
 

@@ -34,12 +34,13 @@ def test_intervals_cover_as_often_as_they_say():
     assert 0.94 < np.mean(inside) < 0.96
 
 
-def test_so_many_trainings_see_the_difference_as_often_as_asked():
-    std, difference = 1.7, 0.6
+@pytest.mark.parametrize("std, difference", [(0.8, 1.0), (1.7, 0.6), (0.3, 1.0)])
+def test_so_many_trainings_see_the_difference_as_often_as_asked(std, difference):
     n = comparison.trainings_needed(std, difference)
-    means = np.random.default_rng(0).normal(difference, std / math.sqrt(n), 20_000)
-    found = np.abs(means) > stats.norm.ppf(0.975) * std / math.sqrt(n)
-    assert 0.79 < found.mean() < 0.82
+    values = np.random.default_rng(0).normal(difference, std, (20_000, n))
+    found = stats.ttest_1samp(values, 0, axis=1).pvalue < 0.05
+    fewer = stats.ttest_1samp(values[:, :-1], 0, axis=1).pvalue < 0.05 if n > 2 else np.zeros(1)
+    assert found.mean() > 0.79 and fewer.mean() < 0.81
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 from scipy import stats
@@ -90,17 +91,25 @@ variance_components = Exercise(
 
 
 def _plans() -> list[Case]:
-    return [
-        {"std": std, "difference": difference, "power": power}
-        for std, difference, power in ((0.8, 1.0, 0.8), (2.5, 1.0, 0.8), (1.7, 0.5, 0.9), (0.4, 2.0, 0.95))
-    ]
+    settings = ((0.8, 1.0, 0.8), (0.35, 0.5, 0.8), (0.35, 1.5, 0.95), (1.7, 1.0, 0.9))
+    return [{"std": std, "difference": difference, "power": power} for std, difference, power in settings]
 
 
-def _needed(std: float, difference: float, quantiles: float) -> int:
-    return max(2, math.ceil((quantiles * std / difference) ** 2))
+def _first(seen: Callable[[int], float], power: float) -> int:
+    """The first number from 2 on with which a difference is seen as often as this."""
+    n = 2
+    while seen(n) < power:
+        n += 1
+    return n
 
 
-_Z = stats.norm.ppf
+def _t_test(std: float, difference: float, power: float, quantile: float = 0.975, lost: int = 1) -> int:
+    def seen(n: int) -> float:
+        df = n - lost
+        return stats.nct.sf(stats.t.ppf(quantile, df), df, difference * math.sqrt(n) / std)
+
+    return _first(seen, power)
+
 
 trainings_needed = Exercise(
     "trainings_needed(std, difference, power): returns a whole number, 2 or more, for a two-sided test at 5 %",
@@ -108,26 +117,28 @@ trainings_needed = Exercise(
     cases=_plans,
     rtol=0,
     mistakes={
-        "the power is missing: with these trainings the difference is seen in half of the studies only": (
-            lambda std, difference, power: _needed(std, difference, _Z(0.975))
+        "the quantile of the normal distribution. With few values the spread is not known well either: take"
+        " Student's": lambda std, difference, power: _first(
+            lambda n: stats.norm.sf(stats.norm.ppf(0.975) - difference * math.sqrt(n) / std), power
         ),
         "one-sided: before the study either method may be the better one, so 2.5 % lie on each side": (
-            lambda std, difference, power: _needed(std, difference, _Z(0.95) + _Z(power))
+            lambda std, difference, power: _t_test(std, difference, power, quantile=0.95)
         ),
-        "not squared: the error of a mean falls with the square root of the number": (
-            lambda std, difference, power: max(2, math.ceil((_Z(0.975) + _Z(power)) * std / difference))
+        "the power is missing: with these trainings the difference is seen in half of the studies only": (
+            lambda std, difference, power: _t_test(std, difference, 0.5)
         ),
         "std and difference exchanged: more spread needs more trainings": (
-            lambda std, difference, power: _needed(difference, std, _Z(0.975) + _Z(power))
+            lambda std, difference, power: _t_test(difference, std, power)
         ),
-        "the power's quantile taken off: a higher power needs more trainings": (
-            lambda std, difference, power: _needed(std, difference, _Z(0.975) - _Z(power))
+        "n degrees of freedom: the mean is estimated, so n - 1 are left": (
+            lambda std, difference, power: _t_test(std, difference, power, lost=0)
         ),
-        "rounded down, or to the nearest: take the next whole number": (
-            lambda std, difference, power: max(2, math.floor(((_Z(0.975) + _Z(power)) * std / difference) ** 2))
+        "a central distribution, moved by the difference. The quotient of a mean and its estimated error has the"
+        " noncentral one": lambda std, difference, power: _first(
+            lambda n: stats.t.sf(stats.t.ppf(0.975, n - 1) - difference * math.sqrt(n) / std, n - 1), power
         ),
-        "less than two: one value has no spread": (
-            lambda std, difference, power: math.ceil(((_Z(0.975) + _Z(power)) * std / difference) ** 2)
+        "one too many: n itself is enough if its power reaches what is asked for": (
+            lambda std, difference, power: _t_test(std, difference, power) + 1
         ),
     },
 )
