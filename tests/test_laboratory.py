@@ -39,7 +39,7 @@ class MadeUpRun:
     precisions: tuple = ("float32",)
 
     def __post_init__(self):
-        self.recipe = SimpleNamespace(dataset="cifar10-lt", imbalance=4.0)
+        self.recipe = SimpleNamespace(dataset="cifar10-lt", imbalance=4.0, validation=0)
         self.record = {"recipe_hash": "r", "code": "c", "data": {"class_names": ["a", "b", "c"]}}
 
 
