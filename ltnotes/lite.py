@@ -17,6 +17,7 @@ import pandas as pd
 from filelock import FileLock
 
 from ltnotes import papers, recipes, runs
+from ltnotes.differences import PAIRS
 from ltnotes.files import write_text
 from ltnotes.finished import Run
 from ltnotes.stages import Recipe
@@ -94,6 +95,14 @@ def study() -> Iterator[tuple[Recipe, int]]:
         yield recipes.get(name, "cifar10-lt", IMBALANCE, "lite", data_seed=subset), seed
     for name, seed in itertools.product(FROZEN, SEEDS):
         yield recipes.get(name, "cifar10-lt", IMBALANCE, "frozen"), seed
+    for pair in PAIRS:
+        for scale in pair.scales:
+            yield from itertools.product(pair.both("cifar10-lt", IMBALANCE, scale), seeds_of(scale))
+
+
+def seeds_of(scale: str) -> Sequence[int]:
+    """Those of a pair of :mod:`ltnotes.differences`: heads take seconds."""
+    return SEEDS if scale == "frozen" else SEEDS[:1]
 
 
 def keep(run: Run, path: Path | None = None) -> None:
