@@ -20,6 +20,7 @@ from ltnotes import data, recipes
 from ltnotes.catalogue import CHAPTERS
 from ltnotes.files import DamagedFileError, first_line, read_json, read_logits, write_bytes, write_json
 from ltnotes.finished import Run
+from ltnotes.provenance import code_hash
 from ltnotes.stages import Recipe, recipe_from_record
 
 SCALE = "full"
@@ -134,6 +135,11 @@ class KeptRun(Run):
     def logits(self) -> np.ndarray:
         """As :attr:`ltnotes.finished.Run.logits`."""
         return read_logits(self.checkpoint.with_suffix(".npz"))
+
+    @property
+    def by_other_code(self) -> bool:
+        """Whether other code than this trained it. ``other-code.csv`` beside it says what that changes."""
+        return self.record["code"] != code_hash(self.recipe)
 
     def weights(self, device: Any = "cpu") -> dict[str, Any]:
         raise FileNotFoundError(f"{self.checkpoint.stem}: the ledger keeps no weights; train the recipe with runs.run")

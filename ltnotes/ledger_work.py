@@ -160,6 +160,7 @@ def status(entries: Sequence[Entry], folder: Path, device: torch.device, precisi
         seconds = None
         if run := kept.get(entry):
             state, text = "done", f"{run.metrics['balanced_accuracy']:.2%}, {duration(run.seconds)}"
+            text += ", by other code" if run.by_other_code else ""
         elif _progress_file(entry).is_file() and _is_held(_lock(entry)):
             state, text = "running", _doing(_progress_file(entry))
         else:

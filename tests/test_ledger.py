@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jsonschema
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from filelock import FileLock, Timeout
@@ -211,6 +212,23 @@ def test_a_killed_ledger_goes_on(small, tmp_path, monkeypatch):
 
 
 # --- where it is ---
+
+
+def test_the_book_says_of_every_run_by_other_code_what_that_changes():
+    said = pd.read_csv(RESULTS / "other-code.csv", keep_default_na=False)
+    assert (said != "").all(axis=None)
+    listed = set(said[["code", "recipe"]].itertuples(index=False, name=None))
+    assert {(run.record["code"], run.recipe.name) for run in ledger.read(RESULTS) if run.by_other_code} <= listed
+
+
+def test_a_run_by_other_code_is_marked(small, tmp_path):
+    folder = tmp_path / "results"
+    work([CE], folder)
+    status = lambda: next(iter(ledger_work.status([CE], folder, CPU, "float32")))
+    assert not ledger.kept_run(ledger.path(CE, folder)).by_other_code and "other code" not in status()
+    record = ledger.kept_run(ledger.path(CE, folder)).record
+    write_json({**record, "code": "00000000"}, ledger.path(CE, folder))
+    assert ledger.kept_run(ledger.path(CE, folder)).by_other_code and status().endswith(", by other code")
 
 
 def test_status_says_what_is_done_running_and_to_do(small, tmp_path, monkeypatch):
