@@ -65,6 +65,8 @@ METHOD_NAMES = {
     "focal": "focal loss",
     "mixup": "mixup",
     "logit-adjustment": "logit adjustment in the loss",
+    "label-aware-smoothing": "label-aware smoothing",
+    "arcface": "ArcFace",
     "crt": "classifier re-training",
     "cosine": "cosine head",
     "squashing-cosine": "squashing cosine",
