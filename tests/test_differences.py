@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from ltnotes import differences, recipes, runs
-from ltnotes.methods import baselines, gcl, margins
+from ltnotes.methods import baselines, gcl, kps, margins
 from ltnotes.methods.common import part
 
 COUNTS = [50, 5, 500]
@@ -97,3 +97,29 @@ def test_turning_arcface_is_the_cosine_of_the_wider_angle_and_turns_beyond_half_
     narrow = angles + 0.5 < math.pi
     torch.testing.assert_close(loss.penalized(angles.cos())[narrow], own.penalized(angles.cos())[narrow])
     assert (loss.penalized(angles.cos()).diff()[-2:] > 0).all() and (own.penalized(angles.cos()).diff() < 0).all()
+
+
+def test_smoothing_over_all_leaves_a_share_to_the_target():
+    loss, own = differences.SmoothingOverAll(COUNTS), baselines.LabelAwareSmoothing(COUNTS)
+    z, y = torch.randn(6, 3), torch.arange(6) % 3
+    epsilon = own.smoothing[y, None].float()
+    wanted = (1 - epsilon) * F.one_hot(y, 3) + epsilon / 3
+    torch.testing.assert_close(loss.per_sample(z, y, None), F.cross_entropy(z, wanted, reduction="none"))
+
+
+def test_the_unscaled_start_ends_where_the_adjustment_begins():
+    loss, own = differences.UnscaledStart(COUNTS, **differences.KPS), kps.KPSLoss(COUNTS, **differences.KPS)
+    cosines, y = torch.rand(6, 3), torch.arange(6) % 3
+    modified = own.radius.float() * cosines - own.margin.float() * F.one_hot(y, 3)
+    for t in (0.0, 0.59):
+        loss.set_progress(t)
+        torch.testing.assert_close(loss.per_sample(cosines, y, None), F.cross_entropy(modified, y, reduction="none"))
+    for either in (loss, own):
+        either.set_progress(0.6)
+    torch.testing.assert_close(loss.per_sample(cosines, y, None), own.per_sample(cosines, y, None))
+
+
+def test_undivided_clouds_are_the_difference_of_logarithms():
+    cloud = differences.UndividedClouds(COUNTS).cloud
+    expected = math.log(max(COUNTS)) - torch.tensor(COUNTS, dtype=torch.float64).log()
+    torch.testing.assert_close(cloud, expected.to(cloud.dtype))
