@@ -31,6 +31,8 @@ METHOD_COLORS = {
     "focal": "#A6761D",
     "mixup": "#66A61E",
     "logit-adjustment": "#882255",
+    "label-aware-smoothing": "#B2ABD2",
+    "arcface": "#D6604D",
     "crt": "#332288",
     "cosine": BLUE,
     "squashing-cosine": "#E7298A",
