@@ -149,8 +149,13 @@ PAIRS = (
     Pair("loss over the number of old images", "blt", "blt-divided-by-batch", ON_IMAGES),
     Pair("new images from epoch 2 on", "blt", {"start": 0.045}, ON_IMAGES),  # 22 epochs at `lite`
     Pair("a tenth of the learning rates", "blt", "blt-slower", ON_IMAGES),
+    Pair("a quarter of the images: a tenth of the learning rates", "blt-quarter", "blt-quarter-slower", ON_IMAGES),
+    Pair("half the strengths", "blt-augmentations", {"copy_strength": 0.5}, ON_IMAGES),
     Pair("Eq. 1 as weights of classes", "power", {"gamma": 1.9}, ON_FEATURES),
     Pair("the sign of Table 1.1", "logit-adjustment", {"loss": _here(PrintedSign)}, ON_FEATURES),
+    Pair("loss over the sum of weights", "weighted", "weighted-as-released", ON_FEATURES),
+    Pair("no gradient through the weight", "focal", "focal-as-released", ON_FEATURES),
+    Pair("Beta(0.2, 0.2)", "mixup", {"alpha": 0.2}, ON_IMAGES),
     Pair("no scale", "ldam-drw", {"scale": 1.0}, ON_FEATURES),
     Pair("loss over the sum of weights", "ldam-drw", {"divide_by": "weights"}),
     Pair("the target gets a share, too", "label-aware-smoothing", {"loss": _here(SmoothingOverAll)}, ON_FEATURES),
@@ -161,6 +166,7 @@ PAIRS = (
     Pair("a margin of 0.2", "kps", "kps-margin-0.2-as-released", ON_FEATURES),
     Pair("all as released", "kps", "kps-as-released", ON_FEATURES),
     Pair("batches of 128", "fbl", {"batch_size": 128}),
+    Pair("the curriculum as released", "fbl", "fbl-schedule-as-released"),
     Pair("one draw for all classes", "gcl", {"loss": _here(OneDraw)}, ON_IMAGES),
     # of the first stage nothing is left on features that stay as they are, once a second has a head of its own
     Pair("one draw for all classes", "gcl-no-retraining", {"loss": _here(OneDraw)}, ON_FEATURES),
