@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,7 @@ SUBSETS = (0, 1, 2)
 FROZEN = ("ce", "logit-adjustment", "weighted", "class-balanced-sampling", "squashing-cosine", "ldam-drw")
 FROZEN += ("kps", "fbl", "gcl")
 ONCE = (*FROZEN, "cam-fusion", "blt")
+LONG = ("fbl", "fbl-as-released")
 
 
 def measured(wanted: Iterable[tuple[Recipe, int]]) -> pd.DataFrame:
@@ -98,6 +100,14 @@ def study() -> Iterator[tuple[Recipe, int]]:
     for pair in PAIRS:
         for scale in pair.scales:
             yield from itertools.product(pair.both("cifar10-lt", IMBALANCE, scale), seeds_of(scale))
+    for name in LONG:
+        yield long(name), 0
+
+
+def long(name: str) -> Recipe:
+    """A recipe of full scale, trained as long and by the same batches, with the network of `lite`."""
+    small, large = (recipes.get(name, "cifar10-lt", IMBALANCE, scale) for scale in ("lite", "full"))
+    return replace(large, backbone=small.backbone, name=f"{name}, long")
 
 
 def seeds_of(scale: str) -> Sequence[int]:
