@@ -166,7 +166,6 @@ PAIRS = (
     Pair("a margin of 0.2", "kps", "kps-margin-0.2-as-released", ON_FEATURES),
     Pair("all as released", "kps", "kps-as-released", ON_FEATURES),
     Pair("batches of 128", "fbl", {"batch_size": 128}),
-    Pair("the curriculum as released", "fbl", "fbl-schedule-as-released"),
     Pair("one draw for all classes", "gcl", {"loss": _here(OneDraw)}, ON_IMAGES),
     # of the first stage nothing is left on features that stay as they are, once a second has a head of its own
     Pair("one draw for all classes", "gcl-no-retraining", {"loss": _here(OneDraw)}, ON_FEATURES),
