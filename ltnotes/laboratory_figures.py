@@ -27,7 +27,7 @@ KINDS = {  # of prediction sets: colour and marker
 }
 SLACK = 1e-9  # of sums and products that would be whole without rounding
 LEAST = 0.001  # share of the test set from which a bin of confidence is drawn
-TAUS = np.linspace(0, 2, 21)
+TAUS = np.linspace(-1, 2, 31)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from ltnotes.palette import COLORS, GROUP_COLORS, METHOD_COLORS, METHOD_NAMES
 from ltnotes.runs import Run
 
 BLUE, ORANGE, VERMILION, GREEN, SKY, PURPLE, YELLOW, BLACK = COLORS
-MARKERS = "osD^vP*X<>"
+MARKERS = "osD^vP*X<>p"
 RANK_GROUPS = ("largest", "middle", "smallest")
 MAX_NAMED_CLASSES = 20  # more names than that overlap on an axis
 

@@ -6,7 +6,7 @@
 
   const WIDTH = 360; // of every figure, in its own units; on a phone that is about one unit for a pixel
   const INK = "#333333";
-  const SHAPES = ["circle", "square", "diamond", "up", "down", "plus", "star", "cross", "left", "right"];
+  const SHAPES = ["circle", "square", "diamond", "up", "down", "plus", "star", "cross", "left", "right", "pentagon"];
   const KIND_STYLES = {
     marginal: { color: "#333333", shape: "circle" },
     "class-wise": { color: "#009E73", shape: "square" },
@@ -47,6 +47,7 @@
     down: "0 1.2 1.15 -.9 -1.15 -.9",
     left: "-1.2 0 .9 -1.15 .9 1.15",
     right: "1.2 0 -.9 -1.15 -.9 1.15",
+    pentagon: "0 -1.20 1.14 -.37 .71 .97 -.71 .97 -1.14 -.37",
     plus: "-.4 -1.2 .4 -1.2 .4 -.4 1.2 -.4 1.2 .4 .4 .4 .4 1.2 -.4 1.2 -.4 .4 -1.2 .4 -1.2 -.4 -.4 -.4",
     cross: "0 -.6 .6 -1.2 1.2 -.6 .6 0 1.2 .6 .6 1.2 0 .6 -.6 1.2 -1.2 .6 -.6 0 -1.2 -.6 -.6 -1.2",
     star: "0 -1.45 .35 -.48 1.38 -.45 .57 .19 .85 1.17 0 .6 -.85 1.17 -.57 .19 -1.38 -.45 -.35 -.48",

@@ -6,7 +6,7 @@
   "use strict";
   const lab = (window.ltnotesLaboratory ??= {});
 
-  const TAUS = [...Array(11).keys()].map((i) => i / 5); // of the curve in the head-tail plane
+  const TAUS = [...Array(16).keys()].map((i) => (i - 5) / 5); // of the curve in the head-tail plane
   const PAUSE = 400; // milliseconds without a change before the words and the address follow
   const FIGURES = {
     recalls: "Recall of each class",
@@ -25,7 +25,7 @@
 
   /** The sliders. The temperature's moves in powers of two. */
   const SLIDERS = {
-    tau: { label: "Adjustment τ", short: "tau", min: 0, max: 2, step: 0.05, say: (v) => v.toFixed(2) },
+    tau: { label: "Adjustment τ", short: "tau", min: -1, max: 2, step: 0.05, say: (v) => v.toFixed(2) },
     prior: { label: "Test set", short: "prior", min: -1, max: 1, step: 0.05, say: (v, model) => sayPrior(model, v) },
     temperature: {
       label: "Temperature T",

@@ -116,8 +116,8 @@ def test_small_markers_are_the_methods_as_trained_and_the_line_is_tau(html: Path
     for circle, tau in ((small, 0.0), (moved, 0.6)):
         assert place(circle.get_attribute("cx"), circle.get_attribute("cy")) == at(tau)
     ends = re.findall(r"([\d.]+),([\d.]+)", figure.locator("path").first.get_attribute("d"))
-    assert len(ends) == 11
-    for end, tau in ((ends[0], 0.0), (ends[5], 1.0), (ends[-1], 2.0)):
+    assert len(ends) == 16
+    for end, tau in ((ends[0], -1.0), (ends[5], 0.0), (ends[10], 1.0), (ends[-1], 2.0)):
         assert place(*end) == at(tau)
 
 
