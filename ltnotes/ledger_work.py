@@ -170,7 +170,7 @@ def status(entries: Sequence[Entry], folder: Path, device: torch.device, precisi
         left += seconds or 0.0
         begun |= _beginnings(entry)
         numbers[state] += 1
-        yield f"{state:<8}{entry.stem:<58}{text}"
+        yield f"{state:<8}{entry.stem:<66}{text}"
     counted = ", ".join(f"{number} {state}" for state, number in numbers.items())
     yield f"{counted}; about {duration(left)} to do" if left else counted
 

@@ -124,7 +124,7 @@ def tables_and_figures() -> str:
     parts = [
         "# Every table and figure",
         f"The four papers have {sum(table['kind'] == 'table')} tables and {sum(table['kind'] == 'figure')} figures."
-        f" For {len(made)} of them a cell of this book makes its own, at the scale of the book; the link leads to its"
+        f" For {len(made)} of them a cell of this book makes its own, most at the scale `lite`; the link leads to its"
         " section. The last column says in what it differs from the paper's, or why there is none yet.",
     ]
     for source, rows in table.groupby("source", sort=False):
