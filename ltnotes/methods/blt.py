@@ -70,7 +70,6 @@ class BLT(Transform):
             for data where none has so few) or "all".
         new_images: "targeted" (hallucinated, towards a class drawn from the confusion matrix),
             "random" (towards any other class) or "augmented" (:func:`augment_again` instead).
-        copy_strength: the ``strength`` of "augmented"; 1 in the released code.
         static: every tail training image gets its new image once, before the stage's first
             epoch, by the model as it then is (the paper took one trained before, without new
             images); a batch gets them by class.
@@ -108,7 +107,6 @@ class BLT(Transform):
         fraction: float = 0.5,
         tail: str = "few",
         new_images: str = "targeted",
-        copy_strength: float = 1.0,
         static: bool = False,
         confusion_from: str = "validation",
         min_confidence: tuple[float, float] = (0.15, 0.25),
@@ -132,7 +130,6 @@ class BLT(Transform):
         self.model, self.data, self.augment, self.predict = model, data, augment, predict
         self.fraction, self.static = number("fraction", fraction, least=0, most=1), of_type("static", static, bool)
         self.new_images = choice("new_images", new_images, ("targeted", "random", "augmented"))
-        self.copy_strength = number("copy_strength", copy_strength, least=0, most=1)
         self.weight, self.start = number("weight", weight, least=0), number("start", start, least=0, most=1)
         self.divide_by = choice("divide_by", divide_by, ("augmented", "original"))
         self.min_confidence, self.as_released = (low, high), frozenset(as_released)
@@ -205,7 +202,7 @@ class BLT(Transform):
     def _make(self, images: Tensor, targets: Tensor) -> Tensor:
         """A new image from each."""
         if self.new_images == "augmented":
-            return augment_again(images, self.data.mean, self.data.std, self.data.flip, self.copy_strength)
+            return augment_again(images, self.data.mean, self.data.std, self.data.flip)
         confusing_classes = draw(self.confusing[targets])
         share = torch.rand(targets.shape, device=images.device)
         if "three-thresholds" in self.as_released:

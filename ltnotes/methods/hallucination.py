@@ -119,9 +119,7 @@ def hallucinate_as_released(
     return result
 
 
-def augment_again(
-    images: Tensor, mean: tuple[float, ...], std: tuple[float, ...], flip: bool, strength: float = 1.0
-) -> Tensor:
+def augment_again(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...], flip: bool) -> Tensor:
     """Rotations, crops, mirror images and colour jitter of images ``[B, 3, H, W]``, each by itself.
 
     What BLT compares hallucination with. The paper gives no strengths: these are those of
@@ -131,14 +129,13 @@ def augment_again(
     Args:
         images: normalised with ``mean`` and ``std``.
         flip: whether a mirror image still shows the same class.
-        strength: share of the released code's angles, jitter and what a crop may leave out, from 0 to 1.
     """
     augment = v2.Compose(
         [
-            v2.RandomResizedCrop(images.shape[2:], scale=(1 - 0.7 * strength, 1.0), antialias=True),
+            v2.RandomResizedCrop(images.shape[2:], scale=(0.3, 1.0), antialias=True),
             v2.RandomHorizontalFlip(0.5 if flip else 0.0),
-            v2.RandomRotation(10 * strength),
-            v2.ColorJitter(*[0.4 * strength] * 3),  # brightness, contrast, saturation
+            v2.RandomRotation(10),
+            v2.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4),
         ]
     )
     mean, std = (images.new_tensor(values)[:, None, None] for values in (mean, std))

@@ -336,16 +336,6 @@ def test_every_option_changes_the_batch(held_out, change):
     assert not one.equal(other) or not weights.equal(other_weights)
 
 
-def test_copies_have_the_strength_that_was_asked_for(held_out):
-    images, targets = batch(held_out)
-    options = {"new_images": "augmented", "copy_strength": 0.0, "fraction": 1.0}
-    same, _ = run(build(replace(held_out, flip=False), **options), images, targets)
-    moved, _ = run(build(held_out, **options | {"copy_strength": 0.5}), images, targets)
-    seen = images[tail_positions(held_out, targets)]
-    torch.testing.assert_close(same[SIZE:], seen, atol=1e-5, rtol=0)
-    assert not moved[SIZE:].isclose(seen, atol=1e-5).all(dim=(1, 2, 3)).any()
-
-
 def test_static_images_are_made_once_and_given_out_by_class(held_out):
     model = Network()
     looks = []
@@ -403,7 +393,6 @@ def test_as_released_a_class_that_is_never_confused_gets_none(held_out):
         {"fraction": -0.1},
         {"fraction": 1.1},
         {"fraction": math.nan},
-        {"copy_strength": 1.1},
         {"start": 2},
         {"weight": -1},
         {"weight": math.inf},
