@@ -80,6 +80,22 @@ def test_the_book_holds_all_single_runs_that_its_chapter_shows():
     assert {(recipe.hash, seed) for recipe, seed in lite.study()} <= known
 
 
+@pytest.mark.parametrize("name", lite.LONG)
+def test_long_trainings_are_those_of_full_scale_with_a_small_network(name, monkeypatch):
+    full, small = (recipes.get(name, "cifar10-lt", 100, scale) for scale in ("full", "lite"))
+    assert lite.long(name).stages == full.stages
+    assert lite.long(name).backbone == small.backbone != full.backbone
+    monkeypatch.setattr(lite.runs, "run", lambda *_: pytest.fail("trained"))
+    scores = lite.long_scores(name)
+    assert scores.shape == (10_000, 10) and (scores.max(1) == 0).all()
+
+
+def test_a_long_training_that_the_book_has_not_is_made(run, table, monkeypatch):
+    monkeypatch.setattr(lite.runs, "run", lambda recipe, seed: run)
+    scores = lite.long_scores("fbl")
+    np.testing.assert_array_equal(scores, run.logits - run.logits.max(1, keepdims=True))
+
+
 def test_scores_come_from_the_laboratory_where_it_has_just_that_training(monkeypatch):
     monkeypatch.setattr(laboratory.runs, "run", lambda recipe, seed: pytest.fail("trained"))
     scores = laboratory.scores(recipes.get("kps", "cifar10-lt", 100, "lite"), 0)
