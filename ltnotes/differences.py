@@ -149,7 +149,7 @@ PAIRS = (
     Pair("loss over the number of old images", "blt", "blt-divided-by-batch", ON_IMAGES),
     Pair("new images from epoch 2 on", "blt", {"start": 0.045}, ON_IMAGES),  # 22 epochs at `lite`
     Pair("a tenth of the learning rates", "blt", "blt-slower", ON_IMAGES),
-    Pair("a quarter of the images: a tenth of the learning rates", "blt-quarter", "blt-quarter-slower", ON_IMAGES),
+    Pair("a tenth of the learning rates", "blt-quarter", "blt-quarter-slower", ON_IMAGES),
     Pair("Eq. 1 as weights of classes", "power", {"gamma": 1.9}, ON_FEATURES),
     Pair("the sign of Table 1.1", "logit-adjustment", {"loss": _here(PrintedSign)}, ON_FEATURES),
     Pair("loss over the sum of weights", "weighted", "weighted-as-released", ON_FEATURES),

@@ -320,7 +320,8 @@ def head_tail_plane(
             title += f": {mean_and_spread([run.metrics['balanced_accuracy'] for run in found])} %"
         (x, y), whiskers = np.transpose([(np.mean(a), spread(np.atleast_1d(a))) for a in accuracies])
         color = "0.62" if name in earlier else METHOD_COLORS.get(name)
-        shape = {"marker": MARKERS[index % len(MARKERS)], "ms": 8, "mec": "white", "capsize": 3, "ls": ""}
+        marker = MARKERS[index % len(MARKERS)]
+        shape = {"marker": marker, "ms": 12 if marker == "*" else 8, "mec": "white", "ls": ""}
         ax.errorbar(x, y, whiskers[1:], whiskers[:1], color=color, label=title, zorder=3, **shape)
     _lines_of_equal_mean(ax)
     ax.set(xlabel="accuracy on the largest classes", ylabel="accuracy on the smallest classes")
