@@ -74,6 +74,7 @@ FROZEN = ("ce", "logit-adjustment", "weighted", "class-balanced-sampling", "squa
 FROZEN += ("kps", "fbl", "gcl")
 ONCE = (*FROZEN, "cam-fusion", "blt")
 LONG = ("fbl", "fbl-as-released")  # chapter 9: what both differences do in as many epochs as at full scale
+LONG_SCORES = "results/long.npz"
 
 
 def measured(wanted: Iterable[tuple[Recipe, int]]) -> pd.DataFrame:
@@ -111,7 +112,7 @@ def long(name: str) -> Recipe:
 
 def long_scores(name: str) -> np.ndarray:
     """Test logits ``[N, C]`` of such a training with seed 0, less the largest of each image: kept, or made now."""
-    recipe, path = long(name), folder() / "long.npz"
+    recipe, path = long(name), folder().parent / LONG_SCORES
     with np.load(path) if path.is_file() else nullcontext({}) as kept:
         if recipe.hash in kept:
             return kept[recipe.hash].astype(np.float32)
@@ -160,6 +161,5 @@ if __name__ == "__main__":
     for recipe, seed in study():
         if (recipe.hash, seed) not in done:
             keep(runs.run(recipe, seed))
-    np.savez_compressed(
-        folder() / "long.npz", **{long(name).hash: long_scores(name).astype(np.float16) for name in LONG}
-    )
+    scores = {long(name).hash: long_scores(name).astype(np.float16) for name in LONG}
+    np.savez_compressed(folder().parent / LONG_SCORES, **scores)
